@@ -1,0 +1,260 @@
+"""Build Triton's models from the catalogue: check the source, quantize, export, put in place.
+
+    python model_repository/build.py --into FOLDER [NAME ...]
+
+Each model becomes ``FOLDER/NAME`` with ``config.pbtxt``, ``model.json`` (what it is and its limits)
+and version folder ``1``. A model is built elsewhere and renamed into place when it is whole, so
+Triton never sees half of one; one whose inputs did not change is left alone. Needs Triton's
+environment (torch, openvino, optimum-intel, nncf).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+GENERATORS = {"llama", "qwen2", "qwen3", "mistral"}
+SHARED = {
+    "embed": ("encoder.py", "tensors.py"),
+    "rerank": ("encoder.py", "tensors.py"),
+    "generate": ("engine.py", "tensors.py"),
+    "diffuse": ("tensors.py",),
+}
+
+
+class BuildError(Exception):
+    """A model cannot be built; the text says why."""
+
+
+def source_folder(name: str, entry: dict[str, Any]) -> Path:
+    """The folder with the full-precision weights."""
+    given = os.environ.get(f"GENMESH_{name.upper()}_SOURCE") or entry["source"]
+    if given.startswith("package:"):
+        package, _, inside = given.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise BuildError(f"{name}: the Python package {package} is not installed")
+        folder = Path(spec.origin).parent / inside
+    else:
+        folder = (HERE / given).resolve()
+    if not folder.is_dir():
+        raise BuildError(f"{name}: there is no folder {folder}")
+    return folder
+
+
+def digest(paths: list[Path], *parts: str) -> str:
+    """SHA-256 over files (names and bytes) and strings."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.name.encode())
+        total.update(path.read_bytes())
+    for part in parts:
+        total.update(part.encode())
+    return total.hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise BuildError(f"{path} is missing: is {path.parent} a checkpoint?")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def parameters_of(folder: Path) -> int:
+    """The number of parameters in a folder's safetensors files."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - not a dict
+                count = 1
+                for size in tensors.get_slice(key).get_shape():
+                    count *= size
+                total += count
+    return total
+
+
+def export(source: Path, out: Path, task: str, precision: str) -> None:
+    """Export by optimum's command, which quantizes the weights on the way."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "optimum-cli"), "export", "openvino", "-m", str(source), "--task", task,
+         "--weight-format", precision, str(out)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise BuildError(f"export of {source} failed:\n{done.stderr[-2000:]}")
+
+
+def calibration_texts() -> list[str]:
+    """Prose of many lengths for post-training quantization: sentences of the Python manual, 1 to 8 joined."""
+    sys.path.insert(0, str(HERE / "starter" / "generator"))
+    from data import prose_sentences
+
+    sentences = prose_sentences()
+    return [" ".join(sentences[i * 7 % len(sentences) :][: 1 + i % 8]) for i in range(200)]
+
+
+def build_encoder(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """A BERT-shaped encoder with its pooling as part of the network."""
+    import nncf
+    import openvino as ov
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    class Pooled(torch.nn.Module):
+        """Unit vectors: of the text (mean over its tokens) or, for a reranker, of each token."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = AutoModel.from_pretrained(source)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            if entry["task"] == "embed":
+                mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+                tokens = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+            return torch.nn.functional.normalize(tokens, dim=-1)
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(out)
+    module = Pooled().eval()
+    example = dict(tokenizer(["an example", "of two texts"], return_tensors="pt", padding=True))
+    example = {k: example[k] for k in ("input_ids", "attention_mask")}
+    model = ov.convert_model(module, example_input=example)
+    model.reshape({"input_ids": [-1, -1], "attention_mask": [-1, -1]})
+    if entry["precision"] == "int8":
+        samples = [
+            {k: v for k, v in tokenizer(text, truncation=True, max_length=entry["context_tokens"], return_tensors="np").items()
+             if k != "token_type_ids"} for text in calibration_texts()
+        ]  # fmt: skip
+        model = nncf.quantize(
+            model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(samples), fast_bias_correction=True,
+        )  # fmt: skip
+    ov.save_model(model, out / "openvino_model.xml", compress_to_fp16=entry["precision"] != "fp32")
+    config = read_json(source / "config.json")
+    return {"engine": "openvino", "dimension": config["hidden_size"]}
+
+
+def build_generator(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """A decoder for continuous batching, and its tokenizer in the fast format."""
+    config = read_json(source / "config.json")
+    if config.get("model_type") not in GENERATORS:
+        raise BuildError(
+            f"{source} holds a checkpoint of type {config.get('model_type')!r}; generators may be of {', '.join(sorted(GENERATORS))}"
+        )
+    from transformers import AutoTokenizer
+
+    export(source, out, "text-generation-with-past", entry["precision"])
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(out)
+    ends = config.get("eos_token_id")
+    if (source / "generation_config.json").is_file():
+        ends = read_json(source / "generation_config.json").get("eos_token_id", ends)
+    end_ids = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
+    return {
+        "engine": "openvino-genai",
+        "context_tokens": int(config["max_position_embeddings"]),
+        "vocabulary_size": int(config["vocab_size"]),
+        "end_token_ids": end_ids,
+        "begin_token": tokenizer.bos_token,
+        "begin_token_id": tokenizer.bos_token_id,
+    }
+
+
+def build_diffuser(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """A Stable-Diffusion-shaped pipeline in the diffusers format."""
+    index = read_json(source / "model_index.json")
+    if index.get("_class_name") != "StableDiffusionPipeline":
+        raise BuildError(f"{source} holds a {index.get('_class_name')}; diffusers may be of StableDiffusionPipeline")
+    export(source, out, "text-to-image", entry["precision"])
+    unet, vae = read_json(source / "unet" / "config.json"), read_json(source / "vae" / "config.json")
+    side = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    return {"engine": "openvino-genai", "default_width": side, "default_height": side}
+
+
+BUILDERS = {"embed": build_encoder, "rerank": build_encoder, "generate": build_generator, "diffuse": build_diffuser}
+
+
+def build(name: str, entry: dict[str, Any], into: Path) -> bool:
+    """Build one model unless it is there already; whether there was anything to do."""
+    source = source_folder(name, entry)
+    task = entry["task"]
+    weights = files_below(source)
+    code = [HERE / "build.py", *files_below(HERE / name), *(HERE / "shared" / f for f in SHARED[task])]
+    key = digest([*weights, *code], json.dumps(entry, sort_keys=True))
+    target = into / name
+    if (target / "model.json").is_file() and read_json(target / "model.json").get("build_key") == key:
+        return False
+    if (expected := entry.get("sha256")) and not os.environ.get(f"GENMESH_{name.upper()}_SOURCE"):
+        actual = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+        if actual != expected:
+            raise BuildError(f"{name}: {source}/model.safetensors has SHA-256 {actual}, not {expected}")
+    staging = into.parent / "building" / name
+    shutil.rmtree(staging, ignore_errors=True)
+    out = staging / "1" / "weights"
+    out.mkdir(parents=True)
+    facts = BUILDERS[task](source, out, entry)
+    for script in (HERE / name / "1" / "model.py", *(HERE / "shared" / f for f in SHARED[task])):
+        shutil.copy(script, staging / "1")
+    shutil.copy(HERE / name / "config.pbtxt", staging)
+    card = {k: v for k, v in entry.items() if k not in ("source", "sha256")} | facts
+    card |= {
+        "name": name,
+        "version": "1",
+        "source": os.environ.get(f"GENMESH_{name.upper()}_SOURCE") or entry["source"],
+        "revision": digest(files_below(out))[:12],
+        "parameter_count": parameters_of(source),
+        "build_key": key,
+    }
+    (staging / "model.json").write_text(json.dumps(card, indent=2) + "\n")
+    old = staging.with_name(f"{name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    into.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, required=True, help="Triton's model repository, outside this folder")
+    parser.add_argument("names", nargs="*", help="models to build; all where none is named")
+    args = parser.parse_args()
+    catalogue: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "models.yaml").read_text())
+    chosen = args.names or list(catalogue)
+    if unknown := [name for name in chosen if name not in catalogue]:
+        sys.exit(f"models.yaml has no model {', '.join(unknown)}; it has {', '.join(catalogue)}")
+    for position, name in enumerate(chosen, 1):
+        print(f"[{position}/{len(chosen)}] {name} ... ", end="", flush=True)
+        begun = time.monotonic()
+        try:
+            built = build(name, catalogue[name], args.into.resolve())
+        except (BuildError, OSError) as failure:
+            print("failed")
+            sys.exit(f"Cannot build {failure}")
+        print(f"built in {time.monotonic() - begun:.0f} s" if built else "up to date", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Triton model ``embedder``: mean-pooled sentence vectors of unit length (pooling is part of the network)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from encoder import Encoder
+from tensors import error, model_card, texts
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        folder, card = model_card(args)
+        self.encoder = Encoder(folder, card["context_tokens"])
+        self.encoder.run(self.encoder.encode(["warm up"]))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        try:
+            groups = [texts(request, "text") for request in requests]
+            encodings = self.encoder.encode([text for group in groups for text in group])
+            rows = self.encoder.run(encodings)
+        except Exception as failure:  # one bad batch must not take the model down
+            return [error(f"embedder: {failure}") for _ in requests]
+        responses, start = [], 0
+        for group in groups:
+            end = start + len(group)
+            counts = np.array([[len(e.ids)] for e in encodings[start:end]], dtype=np.int32)
+            responses.append(
+                pb_utils.InferenceResponse(
+                    [pb_utils.Tensor("embedding", np.stack(rows[start:end])), pb_utils.Tensor("token_count", counts)]
+                )
+            )
+            start = end
+        return responses

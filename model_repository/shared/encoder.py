@@ -1,0 +1,72 @@
+"""A BERT-shaped encoder on OpenVINO, fed with batches that are packed by length.
+
+Used by the models ``embedder`` and ``reranker``; the build copies it beside each ``model.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from tokenizers import Encoding, Tokenizer
+
+# Padded tokens in one inference. Larger batches gain nothing on a CPU and cost latency.
+TOKEN_BUDGET = 2048
+BATCH_LIMIT = 32
+
+
+def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indexes grouped so that a group's size times its longest stays within the budget.
+
+    Texts are sorted by length first, so that little of a batch is padding.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) == BATCH_LIMIT or (len(group) + 1) * lengths[index] > TOKEN_BUDGET):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+class Encoder:
+    """Tokenizer and compiled network of one model folder (``tokenizer.json``, ``openvino_model.xml``)."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.max_tokens = max_tokens
+        core = ov.Core()
+        compiled = core.compile_model(str(folder / "openvino_model.xml"), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        self._queue = ov.AsyncInferQueue(compiled)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """One encoding a text, special tokens included, not truncated."""
+        found: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts))
+        return found
+
+    def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
+        """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
+        ids = [e.ids if len(e.ids) <= self.max_tokens else [*e.ids[: self.max_tokens - 1], e.ids[-1]] for e in encodings]
+        rows: list[np.ndarray] = [np.empty(0)] * len(ids)
+
+        def store(request: ov.InferRequest, group: list[int]) -> None:
+            output = request.get_output_tensor(0).data
+            for row, index in enumerate(group):
+                rows[index] = output[row].copy()
+
+        self._queue.set_callback(store)
+        for group in pack([len(i) for i in ids]):
+            longest = max(len(ids[i]) for i in group)
+            tokens = np.zeros((len(group), longest), dtype=np.int64)
+            mask = np.zeros((len(group), longest), dtype=np.int64)
+            for row, index in enumerate(group):
+                tokens[row, : len(ids[index])] = ids[index]
+                mask[row, : len(ids[index])] = 1
+            self._queue.start_async({"input_ids": tokens, "attention_mask": mask}, group)
+        self._queue.wait_all()
+        return rows

@@ -1,0 +1,221 @@
+"""The generation engine: OpenVINO GenAI's continuous batching, driven by one thread.
+
+Life of a request:
+1. ``submit`` puts it on the inbox, from any thread.
+2. The engine's thread takes it, encodes the prompt and hands it to the pipeline.
+3. Each ``step`` of the pipeline runs one forward pass for all running requests.
+4. New tokens become text (incremental detokenization); text that may yet turn into a stop string waits.
+5. ``on_piece`` is called with what is new, and with the finish reason at the end.
+6. A request whose client is gone is cancelled before the next step, which frees its KV blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino_genai
+from openvino_genai.py_openvino_genai import GenerationStatus
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+FINISHED = {openvino_genai.GenerationFinishReason.STOP: "stop", openvino_genai.GenerationFinishReason.LENGTH: "length"}
+# What vLLM's sampling parameters are called here.
+SAMPLING = {
+    "max_tokens": "max_new_tokens", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
+    "seed": "rng_seed", "ignore_eos": "ignore_eos", "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty", "frequency_penalty": "frequency_penalty", "min_tokens": "min_new_tokens",
+}  # fmt: skip
+
+
+@dataclass
+class Piece:
+    """What one step added to a request."""
+
+    text: str
+    tokens: int
+    finish_reason: str | None = None
+    error: str | None = None
+    logprobs: list[dict[int, dict[str, Any]]] = field(default_factory=list)
+
+
+@dataclass
+class Generation:
+    """A request: what to write, whom to tell, and how to know that nobody listens any more."""
+
+    prompt: str
+    parameters: dict[str, Any]
+    on_piece: Callable[[Generation, Piece], None]
+    is_cancelled: Callable[[], bool]
+    want_logprobs: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cumulative_logprob: float = 0.0
+
+
+def split_at_stop(text: str, stops: list[str]) -> tuple[str, str, bool]:
+    """``text`` as (what may be shown, what must wait, whether a stop string was met)."""
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    if found:
+        return text[: min(found)], "", True
+    hold = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    return text[: len(text) - hold], text[len(text) - hold :], False
+
+
+class _Running:
+    """A request inside the pipeline."""
+
+    def __init__(self, generation: Generation, handle: Any, tokenizer: Tokenizer) -> None:
+        self.generation, self.handle, self.tokenizer = generation, handle, tokenizer
+        self.stream = DecodeStream(skip_special_tokens=True)
+        stop = generation.parameters.get("stop") or []
+        self.stops: list[str] = [stop] if isinstance(stop, str) else list(stop)
+        self.held = ""
+
+    def advance(self) -> bool:
+        """Report what the last step brought; True when the request is over."""
+        generation = self.generation
+        text, tokens, reason, logprobs = self.held, 0, None, []
+        while self.handle.can_read():
+            for output in self.handle.read().values():
+                reason = FINISHED.get(output.finish_reason, reason)
+                for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=False):
+                    tokens += 1
+                    generation.cumulative_logprob += logprob
+                    piece = self.stream.step(self.tokenizer, token) or ""
+                    text += piece
+                    if generation.want_logprobs:
+                        logprobs.append({token: {"logprob": logprob, "decoded_token": piece}})
+        status = self.handle.get_status()
+        if status == GenerationStatus.IGNORED:
+            generation.on_piece(generation, Piece("", 0, error="the request does not fit into the KV cache"))
+            return True
+        generation.output_tokens += tokens
+        shown, self.held, met = split_at_stop(text, self.stops)
+        if met:
+            self.handle.stop()
+            reason = "stop"
+        elif reason or status != GenerationStatus.RUNNING:
+            shown, self.held, reason = text, "", reason or "stop"
+        if tokens or reason:
+            generation.on_piece(generation, Piece(shown, tokens, reason, logprobs=logprobs))
+        return reason is not None
+
+
+class Engine:
+    """Continuous batching over one checkpoint; see the module's text for a request's life."""
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = card["kv_cache_gigabytes"]
+        scheduler.max_num_seqs = card["max_sequences"]
+        scheduler.max_num_batched_tokens = card["max_batched_tokens"]
+        scheduler.enable_prefix_caching = True
+        self.context: int = card["context_tokens"]
+        self.limit: int = card["max_waiting"]
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.end_ids: list[int] = card["end_token_ids"]
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU")
+        self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self.running: dict[int, _Running] = {}
+        self.cancelled = 0
+        self.saved_tokens = 0
+        self.on_step: Callable[[Engine], None] = lambda engine: None
+        self._next_id = 0
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, generation: Generation) -> None:
+        self.inbox.put(generation)
+
+    def close(self) -> None:
+        """Stop after the current step; requests in flight get an error."""
+        self.inbox.put(None)
+        self._thread.join(timeout=10)
+
+    def _config(self, parameters: dict[str, Any], room: int) -> openvino_genai.GenerationConfig:
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = room
+        config.eos_token_id = self.end_ids[0]
+        config.stop_token_ids = set(self.end_ids)
+        for name, ours in SAMPLING.items():
+            if parameters.get(name) is not None:
+                setattr(config, ours, parameters[name])
+        config.max_new_tokens = min(config.max_new_tokens, room)
+        config.do_sample = parameters.get("temperature", 0) > 0
+        if not config.do_sample:
+            config.temperature = 1.0
+        if config.ignore_eos:
+            config.stop_token_ids = set()
+        config.logprobs = 1 if parameters.get("logprobs") else 0
+        config.validate()
+        return config
+
+    def _admit(self, generation: Generation) -> None:
+        try:
+            if len(self.running) >= self.limit:
+                raise ValueError(f"{self.limit} requests wait already")
+            ids = self.tokenizer.encode(generation.prompt, add_special_tokens=False).ids
+            generation.input_tokens = len(ids)
+            if not 0 < len(ids) < self.context:
+                raise ValueError(f"the prompt has {len(ids)} tokens; 1 to {self.context - 1} fit")
+            config = self._config(generation.parameters, self.context - len(ids))
+            tensor = ov.Tensor(np.array([ids], dtype=np.int64))
+            handle = self.pipeline.add_request(self._next_id, tensor, config)
+        except Exception as failure:  # a bad request ends alone
+            generation.on_piece(generation, Piece("", 0, error=str(failure)))
+            return
+        self.running[self._next_id] = _Running(generation, handle, self.tokenizer)
+        self._next_id += 1
+
+    def _drop_cancelled(self) -> None:
+        for key, running in list(self.running.items()):
+            generation = running.generation
+            if generation.is_cancelled():
+                running.handle.cancel()
+                del self.running[key]
+                self.cancelled += 1
+                asked = int(generation.parameters.get("max_tokens") or self.context)
+                self.saved_tokens += max(0, min(asked, self.context - generation.input_tokens) - generation.output_tokens)
+                generation.on_piece(generation, Piece("", 0, "cancelled"))
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                # Idle: wait for work. Busy: take what has come in since the last step.
+                arrived = self.inbox.get() if not self.running else self.inbox.get_nowait()
+                if arrived is None:
+                    break
+                self._admit(arrived)
+                continue
+            except queue.Empty:
+                pass
+            self._drop_cancelled()
+            try:
+                # Also with nothing left: the step after a cancellation releases its blocks.
+                self.pipeline.step()
+            except Exception as failure:  # the batch is lost, the engine is not
+                for running in self.running.values():
+                    running.handle.cancel()
+                    running.generation.on_piece(running.generation, Piece("", 0, error=f"engine step: {failure}"))
+                self.running.clear()
+                time.sleep(0.01)
+            for key in [key for key, running in self.running.items() if running.advance()]:
+                del self.running[key]
+            self.on_step(self)
+        for running in self.running.values():
+            running.generation.on_piece(running.generation, Piece("", 0, error="the model is being unloaded"))
+
+
+def logprobs_json(piece: Piece) -> str:
+    return json.dumps([{str(token): entry for token, entry in one.items()} for one in piece.logprobs])

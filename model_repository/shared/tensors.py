@@ -1,0 +1,35 @@
+"""Reading optional input tensors of a Triton request; the build copies it beside each ``model.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+
+def value(request: Any, name: str, default: Any = None) -> Any:
+    """The first element of an input; ``default`` where the request lacks it. BYTES come as ``str``."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return default
+    found = tensor.as_numpy().reshape(-1)
+    if not len(found):
+        return default
+    return found[0].decode("utf-8") if isinstance(found[0], bytes) else found[0].item()
+
+
+def texts(request: Any, name: str) -> list[str]:
+    """All elements of a BYTES input."""
+    return [item.decode("utf-8") for item in pb_utils.get_input_tensor_by_name(request, name).as_numpy().reshape(-1)]
+
+
+def model_card(args: dict[str, str]) -> tuple[Path, dict[str, Any]]:
+    """The folder of the weights and what the build wrote about the model."""
+    repository = Path(args["model_repository"])
+    return repository / args["model_version"] / "weights", json.loads((repository / "model.json").read_text())
+
+
+def error(message: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
