@@ -125,6 +125,7 @@ class Engine:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.end_ids: list[int] = card["end_token_ids"]
+        self.begin_id: int | None = card["begin_token_id"]
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU")
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self.running: dict[int, _Running] = {}
@@ -165,7 +166,9 @@ class Engine:
         try:
             if len(self.running) >= self.limit:
                 raise ValueError(f"{self.limit} requests wait already")
-            ids = self.tokenizer.encode(generation.prompt, add_special_tokens=False).ids
+            ids = self.tokenizer.encode(generation.prompt).ids
+            if len(ids) > 1 and ids[0] == ids[1] == self.begin_id:
+                ids = ids[1:]  # the chat template wrote it already
             generation.input_tokens = len(ids)
             if not 0 < len(ids) < self.context:
                 raise ValueError(f"the prompt has {len(ids)} tokens; 1 to {self.context - 1} fit")

@@ -26,8 +26,8 @@ class TritonPythonModel:
         self.cancelled, self.saved_steps, self.running = (
             self._metric(name, description, kind, args["model_name"])
             for name, description, kind in (
-                ("cancelled_requests", "Images dropped because their client went away", pb_utils.MetricFamily.COUNTER),
-                ("saved_steps", "Steps that cancelled images did not run", pb_utils.MetricFamily.COUNTER),
+                ("cancelled_requests_total", "Images dropped because their client went away", pb_utils.MetricFamily.COUNTER),
+                ("saved_steps_total", "Steps that cancelled images did not run", pb_utils.MetricFamily.COUNTER),
                 ("running_requests", "Images being drawn", pb_utils.MetricFamily.GAUGE),
             )
         )

@@ -23,9 +23,9 @@ class TritonPythonModel:
         self._families = []  # a family must outlive its metrics
         for name, kind, description in (
             ("running_requests", gauge, "Requests that hold a slot"),
-            ("kv_cache_usage_percent", gauge, "Share of the KV cache in use"),
-            ("cancelled_requests", counter, "Requests dropped because their client went away"),
-            ("saved_tokens", counter, "Tokens that cancelled requests would still have asked for"),
+            ("kv_cache_usage_ratio", gauge, "Share of the KV cache in use, 0 to 1"),
+            ("cancelled_requests_total", counter, "Requests dropped because their client went away"),
+            ("saved_tokens_total", counter, "Tokens that cancelled requests would still have asked for"),
         ):
             family = pb_utils.MetricFamily(name=f"genmesh_generator_{name}", description=description, kind=kind)
             self._families.append(family)
@@ -34,9 +34,9 @@ class TritonPythonModel:
 
     def _measure(self, engine: Engine) -> None:
         self._metrics["running_requests"].set(len(engine.running))
-        self._metrics["kv_cache_usage_percent"].set(engine.pipeline.get_metrics().cache_usage)
-        self._metrics["cancelled_requests"].increment(engine.cancelled - self._seen_cancelled)
-        self._metrics["saved_tokens"].increment(engine.saved_tokens - self._seen_saved)
+        self._metrics["kv_cache_usage_ratio"].set(engine.pipeline.get_metrics().cache_usage / 100)
+        self._metrics["cancelled_requests_total"].increment(engine.cancelled - self._seen_cancelled)
+        self._metrics["saved_tokens_total"].increment(engine.saved_tokens - self._seen_saved)
         self._seen_cancelled, self._seen_saved = engine.cancelled, engine.saved_tokens
 
     def execute(self, requests: list[Any]) -> None:

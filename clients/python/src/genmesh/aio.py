@@ -1,0 +1,108 @@
+"""The asyncio client: the sync client's surface, awaited; see ``genmesh.client``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any
+
+import grpc
+
+from genmesh import _services
+from genmesh.errors import from_rpc_error
+
+
+class Stream:
+    """A running server stream: ``async for`` over it; ``cancel`` (or leaving an ``async with``) stops the work behind it."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._call:
+                yield message
+        except grpc.aio.AioRpcError as failure:
+            raise from_rpc_error(failure) from None
+        finally:
+            self._call.cancel()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.cancel()
+
+
+class Service:
+    """One proto service; its RPCs are attributes."""
+
+    def __init__(self, channel: grpc.aio.Channel, name: str, api_key: str | None) -> None:
+        for method in _services.methods(name):
+            setattr(self, method.name, _bind(channel, f"/{name}/{method.name}", method, api_key))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AttributeError(f"this service has no method {name}")
+
+
+def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None) -> Callable[..., Any]:
+    request_class = _services.message_class(method, output=False)
+    response_class = _services.message_class(method, output=True)
+    arity = ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
+    stub = getattr(channel, arity)(
+        path, request_serializer=request_class.SerializeToString, response_deserializer=response_class.FromString
+    )
+
+    async def each(requests: Any) -> AsyncIterator[Any]:
+        if isinstance(requests, AsyncIterable):
+            async for item in requests:
+                yield _services.to_message(item, request_class)
+        else:
+            for item in requests:
+                yield _services.to_message(item, request_class)
+
+    async def unary(body: Any, arguments: dict[str, Any]) -> Any:
+        try:
+            return await stub(body, **arguments)
+        except grpc.aio.AioRpcError as failure:
+            raise from_rpc_error(failure) from None
+
+    def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
+        body: Any = each(request) if method.client_streaming else _services.to_message(request, request_class)
+        arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
+        return Stream(stub(body, **arguments)) if method.server_streaming else unary(body, arguments)
+
+    call.__name__ = method.name
+    return call
+
+
+class Client:
+    """A connection to a gateway. Use it in an ``async with``, or await ``close``."""
+
+    tokenization: Service
+    embedding: Service
+    vector_search: Service
+    generation: Service
+    diffusion: Service
+    rag: Service
+    models: Service
+
+    def __init__(self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None) -> None:
+        """``target``: host:port of the gateway. ``credentials``: for TLS; plain text where None."""
+        options = _services.channel_options()
+        self.channel: grpc.aio.Channel = (
+            grpc.aio.secure_channel(target, credentials, options) if credentials else grpc.aio.insecure_channel(target, options)
+        )
+        for attribute, name in _services.SERVICES.items():
+            setattr(self, attribute, Service(self.channel, name, api_key))
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()

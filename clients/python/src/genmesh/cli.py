@@ -1,0 +1,387 @@
+"""The ``genmesh`` command. Streams are shown as they come; ``--json`` prints one JSON object a message instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from genmesh.client import Client
+from genmesh.errors import GenmeshError
+from genmesh.v1 import common_pb2, models_pb2, rag_pb2
+
+app = typer.Typer(help="Talk to a Genmesh gateway.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+CREDENTIALS = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "genmesh" / "client.json"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]
+Timeout = Annotated[float, typer.Option(help="Deadline in seconds.")]
+
+
+def _saved() -> dict[str, str]:
+    """What `make up` wrote for this user: target and api_key."""
+    try:
+        found: dict[str, str] = json.loads(CREDENTIALS.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+class _State:
+    target = ""
+    api_key = ""
+
+
+@app.callback()
+def _options(
+    target: Annotated[str, typer.Option(envvar="GENMESH_TARGET", help="host:port of the gateway.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="GENMESH_API_KEY", help="The API key.")] = "",
+) -> None:
+    saved = _saved()
+    _State.target = target or saved.get("target", "localhost:8080")
+    _State.api_key = api_key or saved.get("api_key", "")
+
+
+def _client() -> Client:
+    return Client(_State.target, api_key=_State.api_key)
+
+
+def _print_json(message: Message) -> None:
+    print(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+
+
+def _say(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _stdin_or(value: str | None, what: str) -> str:
+    if value is not None and value != "-":
+        return value
+    if sys.stdin.isatty():
+        raise typer.BadParameter(f"give {what}, or pipe it in")
+    return sys.stdin.read()
+
+
+@app.command()
+def ask(
+    question: Annotated[str | None, typer.Argument(help="The question; read from standard input where left out.")] = None,
+    collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to answer from.")] = "",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the model reads at most.")] = 0,
+    filter: Annotated[str, typer.Option(help='A filter, such as: source = "handbook"')] = "",
+    timeout: Timeout = 120,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from ingested documents, with citations that were checked."""
+    request = {"question": _stdin_or(question, "a question"), "collection": collection, "top_k": top_k, "filter": filter}
+    with _client() as client:
+        begun, first = time.monotonic(), 0.0
+        passages: dict[int, rag_pb2.Passage] = {}
+        citations: list[rag_pb2.Citation] = []
+        with client.rag.StreamAnswer(request, timeout=timeout) as events:
+            for event in events:
+                if as_json:
+                    _print_json(event)
+                    continue
+                kind = event.WhichOneof("event")
+                if kind == "text":
+                    first = first or time.monotonic() - begun
+                    _say(event.text.text)
+                elif kind == "passages":
+                    passages = {p.number: p for p in event.passages.passages}
+                elif kind == "citation":
+                    citations.append(event.citation)
+                elif kind == "summary":
+                    print()
+                    _sources(citations, passages)
+                    note = {2: "quoted from the passage", 3: "no passage answers"}.get(event.summary.grounding, "checked")
+                    usage = event.summary.usage
+                    total = event.summary.timings.total_seconds
+                    err.print(
+                        f"[dim]{note}; TTFT {first * 1000:.0f} ms, total {total * 1000:.0f} ms, "
+                        f"{usage.input_tokens} tokens read, {usage.output_tokens} written[/dim]"
+                    )
+
+
+def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Passage]) -> None:
+    for number in dict.fromkeys(c.number for c in citations):
+        passage = passages[number]
+        place = " > ".join([passage.document_id, *passage.headings])
+        out.print(f"  [bold]\\[{number}][/bold] {escape(place)}")
+
+
+@app.command()
+def chat(
+    message: Annotated[str | None, typer.Argument(help="A message; a conversation on the terminal where left out.")] = None,
+    system: Annotated[str, typer.Option(help="A system message.")] = "",
+    model: Annotated[str, typer.Option(help="The model.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    timeout: Timeout = 120,
+    as_json: Json = False,
+) -> None:
+    """Chat with the generator."""
+    messages = [{"role": "system", "content": system}] if system else []
+    with _client() as client:
+
+        def turn(text: str) -> None:
+            messages.append({"role": "user", "content": text})
+            request = {"model": model, "messages": messages, "sampling": {"max_tokens": max_tokens, "temperature": temperature}}
+            answer = []
+            with client.generation.StreamChat(request, timeout=timeout) as pieces:
+                for piece in pieces:
+                    answer.append(piece.text)
+                    if as_json:
+                        _print_json(piece)
+                    else:
+                        _say(piece.text)
+                        if piece.HasField("usage"):
+                            print()
+                            _speed(piece.usage, piece.timings)
+            messages.append({"role": "assistant", "content": "".join(answer) or " "})
+
+        if message is not None:
+            turn(_stdin_or(message, "a message"))
+            return
+        if not sys.stdin.isatty():
+            turn(sys.stdin.read())
+            return
+        err.print("[dim]An empty line ends the conversation.[/dim]")
+        while line := out.input("[bold]> [/bold]").strip():
+            turn(line)
+
+
+def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
+    ttft, total = timings.time_to_first_token_seconds, timings.total_seconds
+    rate = (usage.output_tokens - 1) / (total - ttft) if usage.output_tokens > 1 and total > ttft else 0
+    err.print(f"[dim]TTFT {ttft * 1000:.0f} ms, {rate:.0f} tokens/s, {usage.input_tokens} read, {usage.output_tokens} written[/dim]")
+
+
+def _documents(paths: list[Path], collection: str) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as failure:
+            err.print(f"[red]{escape(str(path))}: {escape(str(failure))}[/red]")
+            continue
+        yield {"collection": collection, "document": {"id": path.name, "text": text, "metadata": {"source": path.name}}}
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders of .txt and .md.")],
+    collection: Annotated[str, typer.Option("--collection", "-c")] = "",
+    timeout: Timeout = 3600,
+    as_json: Json = False,
+) -> None:
+    """Take documents in."""
+    files = [f for p in paths for f in (sorted([*p.rglob("*.md"), *p.rglob("*.txt")]) if p.is_dir() else [p])]
+    if not files:
+        raise typer.BadParameter("there are no .md or .txt files there")
+    failed = passages = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeElapsedColumn())
+    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("ingest", total=len(files))
+        sent = 0
+
+        def counted() -> Iterator[dict[str, Any]]:
+            nonlocal sent
+            for document in _documents(files, collection):
+                sent += 1
+                yield document
+
+        for event in client.rag.Ingest(counted(), timeout=timeout):
+            kind = event.WhichOneof("event")
+            if as_json:
+                _print_json(event)
+            if kind == "progress":
+                done, total = event.progress.passages_done, event.progress.passages_total
+                progress.update(task, description=f"{event.progress.document_id} ({done}/{total} passages)")
+            else:
+                progress.advance(task)
+            if kind == "ingested":
+                passages += event.ingested.passage_count
+            elif kind == "failed":
+                failed += 1
+                progress.console.print(f"[red]{escape(event.failed.document_id)}: {escape(event.failed.message)}[/red]")
+        progress.update(task, description="ingest")
+    failed += len(files) - sent
+    if not as_json:
+        out.print(f"{len(files) - failed} documents, {passages} passages" + (f", {failed} failed" if failed else ""))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    collection: Annotated[str, typer.Option("--collection", "-c")] = "",
+    top_k: Annotated[int, typer.Option("--top-k", "-k")] = 0,
+    filter: Annotated[str, typer.Option(help="A filter.")] = "",
+    timeout: Timeout = 60,
+    as_json: Json = False,
+) -> None:
+    """Find passages, without an answer."""
+    request = {"question": _stdin_or(question, "a question"), "collection": collection, "top_k": top_k, "filter": filter}
+    with _client() as client:
+        response = client.rag.Retrieve(request, timeout=timeout)
+    if as_json:
+        _print_json(response)
+        return
+    for passage in response.passages:
+        out.print(f"[bold]\\[{passage.number}][/bold] {escape(' > '.join([passage.document_id, *passage.headings]))} [dim]{passage.score:.3f}[/dim]")
+        out.print("    " + escape(passage.text.replace("\n", "\n    ")))
+
+
+@app.command()
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; the lines of standard input where left out.")] = None,
+    model: Annotated[str, typer.Option()] = "",
+    timeout: Timeout = 60,
+    as_json: Json = False,
+) -> None:
+    """Embed texts."""
+    inputs = texts or [line for line in _stdin_or(None, "texts").splitlines() if line.strip()]
+    with _client() as client:
+        response = client.embedding.Embed({"model": model, "inputs": inputs}, timeout=timeout)
+    if as_json:
+        _print_json(response)
+        return
+    for text, result in zip(inputs, response.results, strict=True):
+        if result.HasField("error"):
+            out.print(f"[red]{escape(result.error.message)}[/red]  {escape(text[:60])}")
+        else:
+            head = ", ".join(f"{v:.4f}" for v in result.embedding.values[:4])
+            out.print(f"\\[{head}, ... {response.dimension} values]  {escape(text[:60])}")
+    err.print(f"[dim]{response.model_revision}; cache: {response.cache.reason}[/dim]")
+
+
+@app.command()
+def tokens(
+    text: Annotated[str | None, typer.Argument(help="The text.")] = None,
+    model: Annotated[str, typer.Option()] = "",
+    timeout: Timeout = 15,
+    as_json: Json = False,
+) -> None:
+    """Show the tokens of a text."""
+    request = {"model": model, "texts": [_stdin_or(text, "a text")], "return_offsets": True}
+    with _client() as client:
+        response = client.tokenization.Encode(request, timeout=timeout)
+    if as_json:
+        _print_json(response)
+        return
+    sequence = response.sequences[0]
+    for number, (token, start, end) in enumerate(zip(sequence.tokens, sequence.start_offsets, sequence.end_offsets, strict=True)):
+        out.print(f"{sequence.ids[number]:>8}  {start:>5}-{end:<5}  {escape(token)}")
+    err.print(f"[dim]{len(sequence.ids)} tokens of {response.model_revision}[/dim]")
+
+
+@app.command()
+def image(
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT; the model's own where left out.")] = "",
+    steps: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int | None, typer.Option()] = None,
+    timeout: Timeout = 300,
+    as_json: Json = False,
+) -> None:
+    """Draw an image."""
+    request: dict[str, Any] = {"prompt": _stdin_or(prompt, "a prompt"), "steps": steps}
+    if size:
+        try:
+            request["width"], request["height"] = (int(part) for part in size.lower().split("x"))
+        except ValueError:
+            raise typer.BadParameter("--size is WIDTHxHEIGHT, such as 64x64") from None
+    if seed is not None:
+        request["seed"] = seed
+    columns = (TextColumn("draw"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("draw", total=steps or None)
+        for event in client.diffusion.StreamGenerateImage(request, timeout=timeout):
+            if as_json:
+                _print_json(event)
+            if event.HasField("step"):
+                progress.update(task, total=event.step.total_steps, completed=event.step.step)
+            else:
+                picture = event.image.image
+                output.write_bytes(picture.data)
+    if not as_json:
+        out.print(f"{escape(str(output))}: {picture.width} x {picture.height}, seed {picture.seed}")
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model; all where left out.")] = None,
+    timeout: Timeout = 15,
+    as_json: Json = False,
+) -> None:
+    """Show what models are served."""
+    with _client() as client:
+        if name:
+            response = client.models.GetModel({"name": name}, timeout=timeout)
+            found = [response.model]
+        else:
+            response = client.models.ListModels({}, timeout=timeout)
+            found = list(response.models)
+    if as_json:
+        _print_json(response)
+        return
+    table = Table("model", "task", "ready", "precision", "engine", "parameters", "context", "revision", box=None)
+    for model in found:
+        task = models_pb2.ModelTask.Name(model.task).removeprefix("MODEL_TASK_").lower()
+        ready = "yes" if model.ready else f"no: {model.not_ready_reason}"
+        table.add_row(
+            model.name, task, ready, model.precision, model.engine, f"{model.parameter_count / 1e6:.1f} M",
+            str(model.context_tokens or "-"), model.revision,
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command()
+def status(timeout: Timeout = 5, as_json: Json = False) -> None:
+    """Show whether each service answers."""
+    import grpc
+    from genmesh._services import SERVICES
+
+    # The health protocol, called by its path: the client needs no further package for two small messages.
+    found = {}
+    with _client() as client:
+        check = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+        for attribute, name in SERVICES.items():
+            encoded = name.encode()
+            try:
+                answer = check(b"\x0a" + bytes([len(encoded)]) + encoded, timeout=timeout)
+                found[attribute] = "SERVING" if answer == b"\x08\x01" else "NOT_SERVING"
+            except grpc.RpcError as failure:
+                found[attribute] = failure.code().name  # type: ignore[attr-defined]
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for attribute, state in found.items():
+            out.print(f"{attribute:<14} [{'green' if state == 'SERVING' else 'red'}]{state}[/]")
+    if any(state != "SERVING" for state in found.values()):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    try:
+        app()
+    except GenmeshError as failure:
+        err.print(f"[red]Error:[/red] {escape(failure.message)} [dim]({failure.code.name} {failure.reason})[/dim]")
+        for violation in failure.field_violations:
+            err.print(f"  {escape(violation.field)}: {escape(violation.description)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

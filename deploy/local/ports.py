@@ -1,0 +1,67 @@
+"""Which port each part listens on."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+SERVICES = ("gateway", "tokenization", "embedding", "vector_search", "generation", "diffusion", "rag")
+# gRPC (or the part's own protocol), and metrics 1,000 above for the services.
+DEFAULTS = {
+    "gateway": 8080,
+    "tokenization": 8101,
+    "embedding": 8102,
+    "vector_search": 8103,
+    "generation": 8104,
+    "diffusion": 8105,
+    "rag": 8106,
+    "triton": 8001,
+    "triton_http": 8000,
+    "triton_metrics": 8002,
+    "redis": 6380,
+    "milvus": 19530,
+    "prometheus": 9090,
+}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports by name; ``metrics_NAME`` for the services."""
+
+    by_name: dict[str, int]
+
+    def __getitem__(self, name: str) -> int:
+        return self.by_name[name]
+
+    @classmethod
+    def fixed(cls, offset: int = 0) -> Ports:
+        """The documented ports, moved by an offset."""
+        found = {name: port + offset for name, port in DEFAULTS.items()}
+        found |= {f"metrics_{name}": DEFAULTS[name] + 1000 + offset for name in SERVICES}
+        return cls(found)
+
+    @classmethod
+    def free(cls) -> Ports:
+        """Ports that nothing uses now, for tests."""
+        names = [*DEFAULTS, *(f"metrics_{name}" for name in SERVICES)]
+        sockets = [socket.socket() for _ in names]
+        try:
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            return cls({name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)})
+        finally:
+            for one in sockets:
+                one.close()
+
+    def taken(self) -> dict[str, int]:
+        """The ports that something listens on now."""
+        found = {}
+        for name, port in self.by_name.items():
+            with socket.socket() as probe:
+                # As the servers do; without it a port in TIME_WAIT would look taken.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    found[name] = port
+        return found

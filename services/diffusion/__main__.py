@@ -1,0 +1,30 @@
+"""python -m services.diffusion"""
+
+from __future__ import annotations
+
+import asyncio
+
+from genmesh.v1.diffusion_pb2_grpc import add_DiffusionServiceServicer_to_server
+
+from services.diffusion.images import Painter
+from services.diffusion.metrics import Metrics
+from services.diffusion.servicer import DiffusionServicer
+from services.diffusion.settings import Settings
+from services.runtime import logs, server
+from services.runtime.models import Catalogue
+from services.runtime.settings import load
+from services.runtime.triton import Triton
+
+
+async def main() -> None:
+    settings = load(Settings)
+    logs.configure("diffusion", settings.log_level)
+    registry = server.registry()
+    triton = Triton(settings.triton_url)
+    servicer = DiffusionServicer(Catalogue(settings.models_dir), Painter(triton, Metrics(registry)))
+    part = server.Part("genmesh.v1.DiffusionService", lambda s: add_DiffusionServiceServicer_to_server(servicer, s))
+    probes = {"diffuser": lambda: triton.ready("diffuser")}
+    await server.serve("diffusion", settings, [part], probes, registry, triton.close)
+
+
+asyncio.run(main())

@@ -1,0 +1,114 @@
+"""Images from Triton's ``diffuser``, step by step."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+from genmesh.v1 import diffusion_pb2 as pb
+from PIL import Image
+
+from services.diffusion.metrics import Metrics
+from services.runtime.models import Card
+from services.runtime.triton import Triton, scalar
+from services.runtime.validation import Fields
+
+MOST_SEED = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to draw, with every default filled in."""
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    seed: int
+    preview_every_steps: int
+
+
+def order(request: pb.GenerateImageRequest, card: Card) -> Order:
+    """The checked request; INVALID_ARGUMENT names the fields that are out of range."""
+    fields, facts = Fields(), card.facts
+    fields.text("prompt", request.prompt, most=2000)
+    fields.text("negative_prompt", request.negative_prompt, least=0, most=2000, blank=True)
+    width, height = request.width or facts["default_width"], request.height or facts["default_height"]
+    for name, side in (("width", width), ("height", height)):
+        if side < 8 or side % 8:
+            fields.fault(name, f"is {side}; a positive multiple of 8 is allowed")
+    if width > 0 and height > 0 and width * height > facts["max_pixels"]:
+        fields.fault("width", f"times height is {width * height} pixels; at most {facts['max_pixels']} are allowed")
+    steps = fields.defaulted("steps", request.steps, facts["default_steps"], 200)
+    guidance = request.guidance_scale if request.HasField("guidance_scale") else facts["default_guidance_scale"]
+    fields.number("guidance_scale", guidance, 0, 30)
+    seed = request.seed if request.HasField("seed") else secrets.randbelow(2**31)
+    fields.number("seed", seed, 0, MOST_SEED)
+    fields.number("preview_every_steps", request.preview_every_steps, 0, 200)
+    fields.done()
+    return Order(
+        request.prompt, request.negative_prompt, width, height, steps, guidance, seed, request.preview_every_steps
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step that is done, or the image."""
+
+    step: int
+    picture: pb.Image | None
+    final: bool
+
+
+def to_png(pixels: np.ndarray, seed: int) -> pb.Image:
+    """A height x width x 3 uint8 array as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return pb.Image(
+        data=file.getvalue(), mime_type="image/png", width=pixels.shape[1], height=pixels.shape[0], seed=seed
+    )
+
+
+class Painter:
+    def __init__(self, triton: Triton, metrics: Metrics) -> None:
+        self.triton, self.metrics = triton, metrics
+
+    async def draw(self, card: Card, wanted: Order) -> AsyncIterator[Progress]:
+        """Each step, then the image. Leaving early stops the model within one step."""
+        tensors = {
+            "prompt": scalar(wanted.prompt),
+            "negative_prompt": scalar(wanted.negative_prompt),
+            "width": scalar(wanted.width, np.int32),
+            "height": scalar(wanted.height, np.int32),
+            "steps": scalar(wanted.steps, np.int32),
+            "guidance_scale": scalar(wanted.guidance_scale, np.float32),
+            "seed": scalar(wanted.seed, np.int64),
+            "preview_every_steps": scalar(wanted.preview_every_steps, np.int32),
+        }
+        done, finished, last = 0, False, None
+        try:
+            async with aclosing(self.triton.stream(card.name, tensors)) as results:
+                async for result in results:
+                    pixels = result.as_numpy("image")
+                    finished = bool(result.as_numpy("final")[0])
+                    if not finished:
+                        done = int(result.as_numpy("step")[0])
+                        now = time.monotonic()
+                        self.metrics.steps.inc()
+                        if last is not None:
+                            self.metrics.step_duration.observe(now - last)
+                        last = now
+                    yield Progress(done, None if pixels is None else to_png(pixels, wanted.seed), finished)
+        finally:
+            if finished:
+                self.metrics.images.inc()
+            else:
+                self.metrics.cancelled.inc()
+                self.metrics.saved_steps.inc(wanted.steps - done)

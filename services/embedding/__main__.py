@@ -1,0 +1,38 @@
+"""python -m services.embedding"""
+
+from __future__ import annotations
+
+import asyncio
+
+from genmesh.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
+
+from services.embedding.metrics import Metrics
+from services.embedding.servicer import EmbeddingServicer
+from services.embedding.settings import Settings
+from services.embedding.vectors import Vectors
+from services.runtime import logs, server
+from services.runtime.cache import Cache
+from services.runtime.models import Catalogue
+from services.runtime.settings import load
+from services.runtime.triton import Triton
+
+
+async def main() -> None:
+    settings = load(Settings)
+    logs.configure("embedding", settings.log_level)
+    registry = server.registry()
+    metrics = Metrics(registry)
+    triton = Triton(settings.triton_url)
+    cache = Cache("embedding", "embedding", settings, registry)
+    servicer = EmbeddingServicer(Catalogue(settings.models_dir), Vectors(triton, cache, metrics), metrics)
+    part = server.Part("genmesh.v1.EmbeddingService", lambda s: add_EmbeddingServiceServicer_to_server(servicer, s))
+
+    async def close() -> None:
+        await cache.close()
+        await triton.close()
+
+    probes = {name: (lambda name=name: triton.ready(name)) for name in ("embedder", "reranker")}
+    await server.serve("embedding", settings, [part], probes, registry, close)
+
+
+asyncio.run(main())

@@ -1,0 +1,95 @@
+"""Proto in, proto out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from genmesh.v1 import common_pb2 as common
+from genmesh.v1 import embedding_pb2 as pb
+from genmesh.v1 import embedding_pb2_grpc as pb_grpc
+
+from services.embedding.metrics import Metrics
+from services.embedding.vectors import Vectors
+from services.runtime.models import Catalogue
+from services.runtime.outcome import cache_info
+from services.runtime.validation import Fields
+
+CHARACTERS = 100_000
+
+
+def input_fault(text: str) -> pb.InputError | None:
+    """Why one input cannot be embedded."""
+    if not text:
+        return pb.InputError(reason="INPUT_EMPTY", message="the input is empty")
+    if not text.strip():
+        return pb.InputError(reason="INPUT_BLANK", message="the input holds white space only")
+    if len(text) > CHARACTERS:
+        message = f"the input has {len(text)} characters; at most {CHARACTERS} are allowed"
+        return pb.InputError(reason="INPUT_TOO_LONG", message=message)
+    return None
+
+
+class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
+    def __init__(self, catalogue: Catalogue, vectors: Vectors, metrics: Metrics) -> None:
+        self.catalogue, self.vectors, self.metrics = catalogue, vectors, metrics
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        return await self._embed(request, context, "")
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Any
+    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+        async for message in request_iterator:
+            fields = Fields()
+            fields.text("correlation_id", message.correlation_id, least=0, most=128, blank=True)
+            fields.done()
+            response = await self._embed(message.request, context, "request.")
+            yield pb.EmbedStreamResponse(response=response, correlation_id=message.correlation_id)
+
+    async def _embed(self, request: pb.EmbedRequest, context: Any, prefix: str) -> pb.EmbedResponse:
+        card = self.catalogue.get(request.model, "embedder", "embed")
+        fields = Fields()
+        fields.size(f"{prefix}inputs", request.inputs, most=1024)
+        fields.done()
+        faults = [input_fault(text) for text in request.inputs]
+        good = [text for text, fault in zip(request.inputs, faults, strict=True) if fault is None]
+        embedded, answered = await self.vectors.embed(card, good, context.time_remaining()) if good else ([], True)
+        response = pb.EmbedResponse(dimension=card.facts["dimension"], model_revision=card.revision)
+        rest = iter(embedded)
+        read = 0
+        for fault in faults:
+            if fault is None:
+                item = next(rest)
+                if request.reject_overlong and item.tokens > card.context_tokens:
+                    message = f"the input has {item.tokens} tokens; the model reads {card.context_tokens}"
+                    fault = pb.InputError(reason="INPUT_TOO_LONG", message=message)
+                else:
+                    response.results.add().embedding.values.extend(item.vector.tolist())
+                    read += 0 if item.cached else min(item.tokens, card.context_tokens)
+            if fault is not None:
+                response.results.add().error.CopyFrom(fault)
+                self.metrics.input_failed.inc()
+            else:
+                self.metrics.input_ok.inc()
+        hits = sum(item.cached for item in embedded)
+        response.cache.CopyFrom(cache_info(hits=hits, misses=len(embedded) - hits, answered=answered))
+        response.usage.CopyFrom(common.Usage(input_tokens=read))
+        return response
+
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
+        card = self.catalogue.get(request.model, "reranker", "rerank")
+        fields = Fields()
+        fields.text("query", request.query, most=10_000)
+        fields.size("passages", request.passages, most=512)
+        for i, passage in enumerate(request.passages):
+            fields.text(f"passages[{i}]", passage, most=CHARACTERS)
+        top = fields.defaulted("top_n", request.top_n, len(request.passages), 512)
+        fields.done()
+        scores = await self.vectors.rerank(card, request.query, request.passages, context.time_remaining())
+        best = np.argsort(-scores, kind="stable")[:top]
+        return pb.RerankResponse(
+            passages=[pb.RerankedPassage(index=int(i), score=float(scores[i])) for i in best],
+            model_revision=card.revision,
+        )

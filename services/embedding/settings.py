@@ -1,0 +1,5 @@
+from services.runtime.settings import CacheSettings, TritonSettings
+
+
+class Settings(CacheSettings, TritonSettings):
+    """Nothing of its own."""

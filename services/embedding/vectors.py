@@ -1,0 +1,72 @@
+"""Vectors and scores from Triton, with the cache in front of the vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.embedding.metrics import Metrics
+from services.runtime.cache import Cache
+from services.runtime.models import Card
+from services.runtime.triton import Triton, text_column
+
+# Texts in one request to Triton; its batcher joins requests, and replicas share the parts of a large call.
+PART = 128
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A text's vector (float32, unit length) and its tokens before any cut."""
+
+    vector: np.ndarray
+    tokens: int
+    cached: bool
+
+
+class Vectors:
+    def __init__(self, triton: Triton, cache: Cache, metrics: Metrics) -> None:
+        self.triton, self.cache, self.metrics = triton, cache, metrics
+
+    async def embed(self, card: Card, texts: Sequence[str], timeout: float | None) -> tuple[list[Embedded], bool]:
+        """One result a text, and whether the cache answered."""
+        keys = [self.cache.key(card.revision, text) for text in texts]
+        found, answered = await self.cache.get(keys)
+        missing = [i for i, entry in enumerate(found) if entry is None]
+
+        async def work(positions: list[int]) -> list[bytes]:
+            return await self._compute(card, [texts[missing[p]] for p in positions], timeout)
+
+        computed = iter(await self.cache.compute([keys[i] for i in missing], work))
+        results = []
+        for entry in found:
+            data = next(computed) if entry is None else entry
+            vector = np.frombuffer(data, dtype="<f4", offset=4)
+            results.append(Embedded(vector, int.from_bytes(data[:4], "little"), entry is not None))
+        return results, answered
+
+    async def _compute(self, card: Card, texts: list[str], timeout: float | None) -> list[bytes]:
+        """Each vector as the cache keeps it: the token count in 4 bytes, then float32, little-endian."""
+        parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
+        answers = await asyncio.gather(
+            *(self.triton.infer(card.name, {"text": text_column(part)}, timeout) for part in parts)
+        )
+        entries = []
+        for part, answer in zip(parts, answers, strict=True):
+            self.metrics.batch.observe(len(part))
+            vectors = np.asarray(answer.as_numpy("embedding"), dtype="<f4")
+            for vector, tokens in zip(vectors, answer.as_numpy("token_count").reshape(-1), strict=True):
+                entries.append(int(tokens).to_bytes(4, "little") + vector.tobytes())
+                self.metrics.tokens.inc(min(int(tokens), card.context_tokens))
+        return entries
+
+    async def rerank(self, card: Card, query: str, passages: Sequence[str], timeout: float | None) -> np.ndarray:
+        """The score of each passage, float32."""
+        self.metrics.reranked.inc(len(passages))
+        answer = await self.triton.infer(
+            card.name, {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))}, timeout
+        )
+        scores: np.ndarray = answer.as_numpy("score").reshape(-1)
+        return scores

@@ -1,0 +1,1 @@
+"""The one door: finds the tenant of a key, forwards bytes, measures."""

@@ -1,0 +1,58 @@
+"""python -m services.gateway"""
+
+from __future__ import annotations
+
+import asyncio
+
+import genmesh.v1.diffusion_pb2  # noqa: F401 - registers the service's descriptors, as do the others
+import genmesh.v1.embedding_pb2  # noqa: F401
+import genmesh.v1.generation_pb2  # noqa: F401
+import genmesh.v1.models_pb2  # noqa: F401
+import genmesh.v1.rag_pb2  # noqa: F401
+import genmesh.v1.tokenization_pb2  # noqa: F401
+import genmesh.v1.vector_search_pb2  # noqa: F401
+import grpc
+from google.protobuf import descriptor_pool
+
+from services.gateway.forward import Forwarder
+from services.gateway.keys import Keys
+from services.gateway.metrics import Metrics
+from services.gateway.settings import Settings
+from services.runtime import channels, logs, server
+from services.runtime.health import Health, channel_probe
+from services.runtime.settings import load
+
+
+async def main() -> None:
+    settings = load(Settings)
+    logs.configure("gateway", settings.log_level)
+    registry = server.registry()
+    keys = Keys(settings.api_keys_file)
+    # Retries are the client's and the services' own; a hop that retried too would multiply them.
+    to = {
+        name: channels.connect(getattr(settings, f"{name}_url"), with_config=False)
+        for name in ("tokenization", "embedding", "vector_search", "generation", "diffusion", "rag")
+    }
+    routes = {
+        "genmesh.v1.TokenizationService": to["tokenization"],
+        "genmesh.v1.EmbeddingService": to["embedding"],
+        "genmesh.v1.VectorSearchService": to["vector_search"],
+        "genmesh.v1.GenerationService": to["generation"],
+        "genmesh.v1.ModelService": to["generation"],
+        "genmesh.v1.DiffusionService": to["diffusion"],
+        "genmesh.v1.RagService": to["rag"],
+    }
+    pool = descriptor_pool.Default()
+    methods = [method.name for name in routes for method in pool.FindServiceByName(name).methods]
+    metrics = Metrics([*methods, "unknown"], registry)
+    gateway = grpc.aio.server(options=server.options(settings))
+    gateway.add_generic_rpc_handlers((Forwarder(settings, routes, keys, metrics),))
+    probes = {name: channel_probe(channel, name) for name, channel in routes.items()}
+    health = Health(list(routes), probes, each=True)
+    try:
+        await server.run(gateway, settings, health, registry, list(routes))
+    finally:
+        await asyncio.gather(*(channel.close() for channel in to.values()))
+
+
+asyncio.run(main())

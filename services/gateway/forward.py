@@ -1,0 +1,211 @@
+"""Forward calls as bytes, by the name of their service.
+
+The gateway never parses a message. Which methods stream it learns from the compiled protos, only to
+take the cheaper road for unary calls; a method that they do not know is forwarded as a stream both
+ways, which is the same on the wire. TTFT is seen in the first byte: a streamed message's content is
+its field 1 (see the protos), and a serializer writes fields in order, so content begins with 0x0A.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool
+
+from services.gateway.keys import Keys
+from services.gateway.metrics import Metrics
+from services.gateway.settings import Settings
+from services.runtime import identity
+from services.runtime.errors import (
+    DeadlineExceeded,
+    GenmeshError,
+    Internal,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    trailing,
+)
+
+log = logging.getLogger(__name__)
+CONTENT = b"\x0a"  # field 1, length-delimited
+# Metadata that is this hop's own and never forwarded.
+DROPPED = ("authorization", "x-api-key", "user-agent", "te", "content-type")
+Request = bytes | AsyncIterator[bytes]
+Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
+
+
+class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, metrics: Metrics) -> None:
+        self.settings, self.channels, self.keys, self.metrics = settings, channels, keys, metrics
+        self.secret = settings.identity_secret.get_secret_value().encode()
+        self.running = 0
+        self._handlers: dict[str, grpc.RpcMethodHandler | None] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        path = details.method
+        if path not in self._handlers:
+            if len(self._handlers) > 10_000:  # paths come from clients; do not keep them all
+                return self._handler(path)
+            self._handlers[path] = self._handler(path)
+        return self._handlers[path]
+
+    def _handler(self, path: str) -> grpc.RpcMethodHandler | None:
+        service, _, name = path.lstrip("/").partition("/")
+        channel = self.channels.get(service)
+        if channel is None:
+            return None
+        try:
+            method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+        except KeyError:
+            return grpc.stream_stream_rpc_method_handler(self._streamed("unknown", channel.stream_stream(path)))
+        if method.server_streaming and method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._streamed(name, channel.stream_stream(path)))
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._streamed(name, channel.unary_stream(path)))
+        return grpc.unary_unary_rpc_method_handler(self._unary(name, channel.unary_unary(path)))
+
+    # One call
+
+    def _enter(self, context: Any) -> tuple[float, identity.Metadata]:
+        """Admit a call: the seconds it may take, and the metadata that travels inward."""
+        remaining = context.time_remaining()
+        if remaining is None:
+            remaining = self.settings.default_deadline_seconds
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline had passed when the call arrived", reason="DEADLINE_ALREADY_PASSED")
+        given = tuple((key, value) for key, value in context.invocation_metadata() or ())
+        try:
+            tenant = self.keys.tenant(given)
+        except Unauthenticated as failure:
+            self.metrics.unauthenticated.labels(failure.reason).inc()
+            raise
+        if self.running > self.settings.max_concurrent_calls:
+            self.metrics.refused.inc()
+            text = f"{self.settings.max_concurrent_calls} calls run already"
+            raise ResourceExhausted(text, reason="OVERLOADED", retry_after_seconds=0.5)
+        kept = (
+            (key, value)
+            for key, value in given
+            if key not in DROPPED and not key.startswith((identity.RESERVED, "grpc-", ":"))
+        )
+        request_id = next((str(v) for k, v in given if k == "x-request-id" and v), uuid.uuid4().hex)[:128]
+        own = ((identity.IDENTITY, identity.sign(self.secret, tenant)), (identity.REQUEST_ID, request_id))
+        return float(remaining), (*kept, *own)
+
+    def _checked(self, data: bytes) -> bytes:
+        limit = self.settings.max_message_bytes
+        if len(data) > limit:
+            text = f"the message has {len(data)} bytes; at most {limit} are allowed"
+            raise ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)})
+        return data
+
+    def _unary(self, name: str, call: Any) -> Any:
+        async def forward(request: bytes, context: Any) -> bytes | None:
+            begun, code = time.monotonic(), grpc.StatusCode.OK
+            self.running += 1
+            self.metrics.in_flight.inc()
+            try:
+                timeout, metadata = self._enter(context)
+                inner = call(self._checked(request), timeout=timeout, metadata=metadata)
+                response: bytes = await inner
+                await self._pass_metadata(inner, context)
+                return response
+            except BaseException as failure:
+                code, error = self._explain(name, failure, context)
+                if error is None:
+                    raise
+                await context.abort(*error)
+                raise AssertionError from failure
+            finally:
+                self._left(name, code, begun)
+
+        return forward
+
+    def _streamed(self, name: str, call: Any) -> Any:
+        async def forward(request: Request, context: Any) -> AsyncIterator[bytes]:
+            begun, code = time.monotonic(), grpc.StatusCode.OK
+            last: float | None = None
+            self.running += 1
+            self.metrics.in_flight.inc()
+            inner = None
+            fault: list[GenmeshError] = []
+
+            async def checked(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+                async for data in requests:
+                    try:
+                        yield self._checked(data)
+                    except GenmeshError as failure:
+                        fault.append(failure)
+                        inner.cancel()  # type: ignore[union-attr]
+                        return
+
+            try:
+                timeout, metadata = self._enter(context)
+                body = self._checked(request) if isinstance(request, bytes) else checked(request)
+                inner = call(body, timeout=timeout, metadata=metadata)
+                async for message in inner:
+                    if message[:1] == CONTENT:
+                        now = time.monotonic()
+                        if last is None:
+                            self.metrics.ttft.labels(name).observe(now - begun)
+                        else:
+                            self.metrics.inter_token.labels(name).observe(now - last)
+                        last = now
+                    yield message
+                await self._pass_metadata(inner, context)
+            except BaseException as failure:
+                code, error = self._explain(name, fault[0] if fault else failure, context)
+                if error is None:
+                    raise
+                await context.abort(*error)
+            finally:
+                if inner is not None:
+                    inner.cancel()
+                self._left(name, code, begun)
+
+        return forward
+
+    def _left(self, name: str, code: grpc.StatusCode, begun: float) -> None:
+        self.running -= 1
+        self.metrics.in_flight.dec()
+        self.metrics.requests.labels(name, code.name).inc()
+        self.metrics.duration.labels(name).observe(time.monotonic() - begun)
+
+    @staticmethod
+    async def _pass_metadata(inner: Any, context: Any) -> None:
+        found = await inner.trailing_metadata()
+        if found:
+            context.set_trailing_metadata(tuple((k, v) for k, v in found if not k.startswith(identity.RESERVED)))
+
+    def _explain(self, name: str, failure: BaseException, context: Any) -> tuple[grpc.StatusCode, Abort | None]:
+        """A failure's code, and what to abort with: the service's own status and details, or ours; None: let it pass."""
+        if isinstance(failure, grpc.aio.AioRpcError):
+            code, details = failure.code(), tuple((k, v) for k, v in failure.trailing_metadata() or ())
+            if any(key == "grpc-status-details-bin" for key, _ in details):
+                return code, (code, failure.details() or "", details)
+            error = GenmeshError(failure.details() or code.name, reason=code.name)
+            error.code = code
+            if code is grpc.StatusCode.UNAVAILABLE:
+                text = "the service behind the gateway does not answer"
+                error = Unavailable(text, reason="SERVICE_UNAVAILABLE", retry_after_seconds=1.0)
+            elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                error = DeadlineExceeded("the deadline passed while the call ran")
+            elif code is grpc.StatusCode.UNIMPLEMENTED:
+                error = Unimplemented(f"there is no method {name}", reason="METHOD_NOT_FOUND")
+        elif isinstance(failure, asyncio.CancelledError | GeneratorExit):
+            remaining = context.time_remaining()
+            passed = remaining is not None and remaining <= 0
+            return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED, None
+        elif isinstance(failure, GenmeshError):
+            error = failure
+        else:
+            log.exception("unexpected failure in %s", name)
+            error = Internal("an unexpected error; the gateway's log has the cause", reason="UNEXPECTED")
+        return error.code, (error.code, error.message, trailing(error))

@@ -1,0 +1,1 @@
+"""Text from the generator, and what models the cluster serves."""

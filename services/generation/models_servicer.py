@@ -1,0 +1,55 @@
+"""ModelService: what the build says of each model, and what Triton says of it now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genmesh.v1 import models_pb2 as pb
+from genmesh.v1 import models_pb2_grpc as pb_grpc
+
+from services.runtime.errors import GenmeshError
+from services.runtime.models import Card, Catalogue
+from services.runtime.triton import Triton
+from services.runtime.validation import Fields
+
+TASKS = {
+    "embed": pb.MODEL_TASK_EMBED,
+    "rerank": pb.MODEL_TASK_RERANK,
+    "generate": pb.MODEL_TASK_GENERATE,
+    "diffuse": pb.MODEL_TASK_DIFFUSE,
+}
+
+
+class ModelServicer(pb_grpc.ModelServiceServicer):
+    def __init__(self, catalogue: Catalogue, triton: Triton) -> None:
+        self.catalogue, self.triton = catalogue, triton
+
+    async def _index(self) -> tuple[dict[str, tuple[bool, str]], str]:
+        """Triton's index, and why a model that it lacks is not ready."""
+        try:
+            return await self.triton.index(), "Triton does not know the model"
+        except GenmeshError:
+            return {}, "Triton does not answer"
+
+    @staticmethod
+    def _model(card: Card, index: dict[str, tuple[bool, str]], absent: str) -> pb.Model:
+        ready, reason = index.get(card.name, (False, absent))
+        facts = card.facts
+        return pb.Model(
+            name=card.name, task=TASKS[card.task], ready=ready, not_ready_reason="" if ready else reason or "Triton is loading it",
+            revision=facts["revision"], version=facts["version"], precision=facts["precision"], engine=facts["engine"],
+            context_tokens=card.context_tokens, dimension=facts.get("dimension", 0) if card.task == "embed" else 0,
+            source=facts["source"], parameter_count=facts["parameter_count"],
+        )  # fmt: skip
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        index, absent = await self._index()
+        cards = sorted(self.catalogue.cards.values(), key=lambda card: card.name)
+        return pb.ListModelsResponse(models=[self._model(card, index, absent) for card in cards])
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
+        fields = Fields()
+        fields.text("name", request.name, most=200)
+        fields.done()
+        card = self.catalogue.get(request.name, request.name)
+        return pb.GetModelResponse(model=self._model(card, *await self._index()))

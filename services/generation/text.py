@@ -1,0 +1,112 @@
+"""Text from Triton's ``generator``, piece by piece, behind the tensors of Triton's vLLM backend."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from genmesh.v1 import common_pb2 as common
+from genmesh.v1 import generation_pb2 as pb
+
+from services.generation.metrics import Metrics
+from services.runtime.models import Card
+from services.runtime.outcome import Stopwatch
+from services.runtime.triton import Triton, scalar
+from services.runtime.validation import Fields
+
+FINISH = {
+    "stop": common.FINISH_REASON_STOP,
+    "length": common.FINISH_REASON_LENGTH,
+    "cancelled": common.FINISH_REASON_CANCELLED,
+}
+DEFAULT_MAX_TOKENS = 256
+# name: least, most
+RANGES = {
+    "temperature": (0, 2), "top_p": (1e-6, 1), "top_k": (1, 1000), "seed": (0, 2**63 - 1),
+    "repetition_penalty": (0.1, 10), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
+}  # fmt: skip
+
+
+def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int) -> dict[str, Any]:
+    """vLLM's sampling parameters; INVALID_ARGUMENT names the field that is out of range."""
+    fields = Fields()
+    found: dict[str, Any] = {"temperature": 0.0, "max_tokens": DEFAULT_MAX_TOKENS}
+    if sampling.HasField("max_tokens"):
+        fields.number("sampling.max_tokens", sampling.max_tokens, 1, card.context_tokens)
+        found["max_tokens"] = sampling.max_tokens
+    for name, (least, most) in RANGES.items():
+        if sampling.HasField(name):
+            value = getattr(sampling, name)
+            fields.number(f"sampling.{name}", value, least, most)
+            found[name] = value
+    fields.size("sampling.stop", sampling.stop, least=0, most=8)
+    for i, stop in enumerate(sampling.stop):
+        fields.text(f"sampling.stop[{i}]", stop, most=100, blank=True)
+    fields.done()
+    if sampling.stop:
+        found["stop"] = list(sampling.stop)
+    if sampling.ignore_eos:
+        found["ignore_eos"] = True
+    if found["temperature"] > 0 and "seed" not in found:
+        found["seed"] = time.monotonic_ns() % 2**31
+    found["max_tokens"] = min(found["max_tokens"], card.context_tokens - prompt_tokens)
+    return found
+
+
+@dataclass
+class Piece:
+    """What was added, or, last, how it ended."""
+
+    text: str
+    finish: int = common.FINISH_REASON_UNSPECIFIED
+    usage: common.Usage | None = None
+    timings: common.StageTimings | None = None
+
+
+class Generator:
+    def __init__(self, triton: Triton, metrics: Metrics) -> None:
+        self.triton, self.metrics = triton, metrics
+
+    async def stream(self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int) -> AsyncIterator[Piece]:
+        """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton."""
+        tensors = {
+            "text_input": scalar(prompt),
+            "stream": scalar(True, np.bool_),
+            "sampling_parameters": scalar(json.dumps(sampling)),
+            "exclude_input_in_output": scalar(True, np.bool_),
+            "return_finish_reason": scalar(True, np.bool_),
+            "return_num_output_tokens": scalar(True, np.bool_),
+        }
+        watch = Stopwatch()
+        written, finish, first = 0, "", None
+        self.metrics.input_tokens.inc(prompt_tokens)
+        try:
+            async with aclosing(self.triton.stream(card.name, tensors)) as results:
+                async for result in results:
+                    tokens = int(result.as_numpy("num_output_tokens").sum())
+                    text = result.as_numpy("text_output").reshape(-1)[0].decode()
+                    finish = result.as_numpy("finish_reason").reshape(-1)[0].decode()
+                    written += tokens
+                    if tokens and first is None:
+                        first = time.monotonic()
+                        self.metrics.model_ttft.observe(watch.stage("prefill"))
+                    if text:
+                        watch.content()
+                        yield Piece(text)
+        finally:
+            self.metrics.output_tokens.inc(written)
+            if not finish or finish == "cancelled":
+                self.metrics.cancelled.inc()
+                self.metrics.saved_tokens.inc(max(0, sampling["max_tokens"] - written))
+        if first is not None and written > 1:
+            self.metrics.per_output_token.observe((time.monotonic() - first) / (written - 1))
+        watch.stage("decode")
+        yield Piece(
+            "", FINISH.get(finish, common.FINISH_REASON_STOP),
+            common.Usage(input_tokens=prompt_tokens, output_tokens=written), watch.timings(),
+        )  # fmt: skip

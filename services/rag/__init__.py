@@ -1,0 +1,1 @@
+"""Grounded answers: ingestion, retrieval, generation, and the check of each citation."""

@@ -1,0 +1,166 @@
+"""Documents in: sections, passages, vectors, stored whole or not at all.
+
+A document's passages carry a revision, the time in microseconds. The new ones are stored beside the
+old, which are deleted last; if anything fails on the way, the new ones are taken back and the old ones
+stay. Of two writers of one document the later one wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from genmesh.v1 import embedding_pb2, rag_pb2 as pb, tokenization_pb2, vector_search_pb2
+from google.protobuf import json_format
+
+from services.rag.documents import Section, context_line, is_markdown, sections, title_of
+from services.rag.metrics import Metrics
+from services.rag.upstream import Upstream
+from services.runtime.channels import onward
+from services.runtime.errors import AlreadyExists, GenmeshError, NotFound, calling
+
+MOST_CHARACTERS = 5_000_000
+CHUNK_CHARACTERS = 1_000_000
+BATCH = 64
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def document_fault(document: pb.Document) -> tuple[str, str] | None:
+    """(reason, message) where a document cannot be taken in."""
+    if not 1 <= len(document.id.encode()) <= 200:
+        return "DOCUMENT_ID_INVALID", f"document.id has {len(document.id.encode())} bytes; 1 to 200 are allowed"
+    if any(ord(c) < 32 for c in document.id):
+        return "DOCUMENT_ID_INVALID", "document.id has a control character"
+    if not document.text.strip():
+        return "DOCUMENT_EMPTY", "document.text is empty or holds white space only"
+    if len(document.text) > MOST_CHARACTERS:
+        return "DOCUMENT_TOO_LONG", f"document.text has {len(document.text)} characters; at most {MOST_CHARACTERS} are allowed"
+    if reserved := sorted(name for name in document.metadata.fields if name.startswith("_")):
+        return "METADATA_RESERVED", f"document.metadata has {', '.join(reserved)}; names that begin with '_' are reserved"
+    return None
+
+
+class Ingester:
+    def __init__(self, upstream: Upstream, metrics: Metrics, passage_tokens: int) -> None:
+        self.upstream, self.metrics, self.passage_tokens = upstream, metrics, passage_tokens
+
+    async def ingest(self, document: pb.Document, collection: str, context: Any) -> AsyncIterator[pb.IngestResponse]:
+        """Progress, then the result of one document; its failure is an event, not an error."""
+        fault = document_fault(document)
+        try:
+            if fault is None:
+                async for event in self._store(document, collection, context):
+                    yield event
+                self.metrics.documents.labels("ingested").inc()
+                return
+        except GenmeshError as failure:
+            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED"):
+                raise  # the next documents would fail too
+            fault = failure.reason, failure.message
+        self.metrics.documents.labels("failed").inc()
+        yield pb.IngestResponse(failed=pb.DocumentFailed(document_id=document.id, reason=fault[0], message=fault[1]))
+
+    async def _chunks(self, parts: list[Section], context: Any) -> list[tuple[Section, tokenization_pb2.TextChunk]]:
+        found = []
+        for section in parts:
+            for start in range(0, len(section.text), CHUNK_CHARACTERS):
+                text = section.text[start : start + CHUNK_CHARACTERS]
+                if not text.strip():
+                    continue
+                request = tokenization_pb2.ChunkRequest(text=text, max_tokens=self.passage_tokens)
+                with calling("tokenization"):
+                    answer = await self.upstream.tokenization.Chunk(request, **onward(context))
+                found += [(section, chunk) for chunk in answer.chunks if chunk.text]
+        return found
+
+    async def _store(self, document: pb.Document, collection: str, context: Any) -> AsyncIterator[pb.IngestResponse]:
+        parts = sections(document.text, markdown=is_markdown(document))
+        title = title_of(document, parts)
+        revision = time.time_ns() // 1000
+        chunks = await self._chunks(parts, context)
+        if not chunks:
+            yield pb.IngestResponse(failed=pb.DocumentFailed(
+                document_id=document.id, reason="DOCUMENT_EMPTY", message="document.text has no text besides markup"))  # fmt: skip
+            return
+        mine = f"_document = {quoted(document.id)} AND _revision = {revision}"
+        stored = False
+        try:
+            for start in range(0, len(chunks), BATCH):
+                batch = chunks[start : start + BATCH]
+                texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
+                with calling("embedding"):
+                    answer = await self.upstream.embedding.Embed(embedding_pb2.EmbedRequest(inputs=texts), **onward(context))
+                entities = [
+                    self._entity(document, title, revision, start + i, section, chunk, result.embedding.values)
+                    for i, ((section, chunk), result) in enumerate(zip(batch, answer.results, strict=True))
+                ]
+                if start == 0:
+                    await self._ensure(collection, answer.dimension, context)
+                stored = True
+                request = vector_search_pb2.UpsertRequest(collection=collection, entities=entities)
+                with calling("vector_search"):
+                    await self.upstream.vectors.Upsert(request, **onward(context))
+                done = min(start + BATCH, len(chunks))
+                progress = pb.IngestProgress(document_id=document.id, passages_done=done, passages_total=len(chunks))
+                yield pb.IngestResponse(progress=progress)
+            await self._delete(collection, f"_document = {quoted(document.id)} AND _revision < {revision}", context)
+        except BaseException:
+            if stored:
+                # Also when the caller left: on a task of its own, with a deadline of its own.
+                undo = asyncio.ensure_future(self._undo(collection, mine, onward(context)["metadata"]))
+                await asyncio.shield(undo)
+            raise
+        self.metrics.passages.inc(len(chunks))
+        total = sum(chunk.token_count for _, chunk in chunks)
+        yield pb.IngestResponse(
+            ingested=pb.DocumentIngested(document_id=document.id, passage_count=len(chunks), token_count=total)
+        )
+
+    async def _undo(self, collection: str, mine: str, metadata: Any) -> None:
+        request = vector_search_pb2.DeleteRequest(collection=collection, filter=mine)
+        await self.upstream.vectors.Delete(request, metadata=metadata, timeout=10)
+
+    @staticmethod
+    def _entity(
+        document: pb.Document, title: str, revision: int, position: int, section: Section,
+        chunk: tokenization_pb2.TextChunk, vector: Any,
+    ) -> vector_search_pb2.Entity:  # fmt: skip
+        entity = vector_search_pb2.Entity(id=f"{document.id}#{revision}#{position}", vector=vector, text=chunk.text)
+        entity.metadata.update(json_format.MessageToDict(document.metadata))
+        entity.metadata.update({
+            "_document": document.id, "_title": title, "_revision": revision, "_position": position,
+            "_headings": list(section.headings),
+        })  # fmt: skip
+        return entity
+
+    async def _ensure(self, collection: str, dimension: int, context: Any) -> None:
+        """Make the collection unless it is there."""
+        wanted = vector_search_pb2.Collection(name=collection, dimension=dimension, metric=vector_search_pb2.METRIC_COSINE)
+        try:
+            with calling("vector_search"):
+                await self.upstream.vectors.CreateCollection(
+                    vector_search_pb2.CreateCollectionRequest(collection=wanted), **onward(context)
+                )
+        except GenmeshError as failure:
+            if failure.code is not AlreadyExists.code:
+                raise
+
+    async def _delete(self, collection: str, where: str, context: Any) -> int:
+        request = vector_search_pb2.DeleteRequest(collection=collection, filter=where)
+        with calling("vector_search"):
+            answer = await self.upstream.vectors.Delete(request, **onward(context))
+        return int(answer.deleted_count)
+
+    async def delete(self, collection: str, document_id: str, context: Any) -> int:
+        """Delete a document; DOCUMENT_NOT_FOUND where there is none of that id."""
+        count = await self._delete(collection, f"_document = {quoted(document_id)}", context)
+        if not count:
+            raise NotFound(
+                f"document_id: there is no document {document_id!r}", reason="DOCUMENT_NOT_FOUND", metadata={"field": "document_id"}
+            )
+        return count

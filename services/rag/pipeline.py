@@ -1,0 +1,172 @@
+"""One grounded answer, from top to bottom: embed, search, rerank, fit, generate, check each sentence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, rag_pb2 as pb, tokenization_pb2
+
+from services.rag import grounding, prompt
+from services.rag.metrics import Metrics
+from services.rag.retrieval import Retriever, context_of
+from services.rag.sentences import CITATION, split_sentences
+from services.rag.settings import Settings
+from services.rag.upstream import Upstream
+from services.runtime.channels import onward
+from services.runtime.errors import calling
+from services.runtime.outcome import Stopwatch
+
+NO_ANSWER = "The passages do not answer the question."
+DEFAULT_MAX_TOKENS = 160
+Event = pb.StreamAnswerResponse
+LABELS = {
+    pb.GROUNDING_SUPPORTED: "supported",
+    pb.GROUNDING_QUOTATION: "quotation",
+    pb.GROUNDING_NO_ANSWER: "no_answer",
+}
+
+
+class Pipeline:
+    def __init__(self, upstream: Upstream, retriever: Retriever, metrics: Metrics, settings: Settings) -> None:
+        self.upstream, self.retriever, self.metrics, self.settings = upstream, retriever, metrics, settings
+
+    async def answer(self, request: pb.AnswerRequest, top: int, context: Any) -> AsyncIterator[Event]:
+        """The events of one answer; text is sent only once it is checked."""
+        watch, question = Stopwatch(), request.question.strip()
+        usage = common_pb2.Usage()
+
+        yield Event(stage=pb.AnswerStage(stage="embed"))
+        vector = await self.retriever.embed(question, context, watch)
+        yield Event(stage=pb.AnswerStage(stage="search"))
+        found = await self.retriever.search(
+            vector, request.collection, request.filter, max(self.settings.candidates, top), context, watch
+        )
+        passages: list[pb.Passage] = []
+        sources: list[grounding.Source] = []
+        if found:
+            yield Event(stage=pb.AnswerStage(stage="rerank"))
+            best = await self.retriever.rerank(question, found, top, context, watch)
+            yield Event(stage=pb.AnswerStage(stage="fit"))
+            passages = await self._fit(question, best, request, context, watch)
+            for number, passage in enumerate(passages, 1):
+                passage.number = number
+            sources = await self._sources(question, passages, context, watch)
+            yield Event(passages=pb.AnswerPassages(passages=passages))
+
+        groundings: list[int] = []
+        quotation = grounding.quote(sources, self.settings.answer_threshold)
+        if quotation is not None:
+            yield Event(stage=pb.AnswerStage(stage="generate"))
+            async for grounded in self._generate(question, passages, sources, quotation, request, usage, context):
+                kind = pb.GROUNDING_SUPPORTED if grounded.by_model else pb.GROUNDING_QUOTATION
+                lead = " " if groundings else ""
+                watch.content()
+                yield Event(text=pb.AnswerText(text=lead + grounded.text, grounding=kind))
+                yield Event(citation=self._citation(grounded, passages, kind))
+                groundings.append(kind)
+            self.metrics.stage.labels("generate").observe(watch.stage("generate"))
+        if not groundings:
+            watch.content()
+            yield Event(text=pb.AnswerText(text=NO_ANSWER, grounding=pb.GROUNDING_NO_ANSWER))
+            groundings.append(pb.GROUNDING_NO_ANSWER)
+        weakest = max(groundings)
+        self.metrics.answers.labels(LABELS[weakest]).inc()
+        yield Event(
+            summary=pb.AnswerSummary(
+                answered=weakest != pb.GROUNDING_NO_ANSWER, grounding=weakest, usage=usage, timings=watch.timings()
+            )
+        )
+
+    async def _fit(
+        self, question: str, passages: list[pb.Passage], request: pb.AnswerRequest, context: Any, watch: Stopwatch
+    ) -> list[pb.Passage]:
+        """The passages that fit the model's context beside the question and the answer."""
+        fit = tokenization_pb2.FitToContextRequest(
+            model=request.model, fixed_messages=prompt.messages(question, []), texts=[p.text for p in passages],
+            reserved_output_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
+        )  # fmt: skip
+        with calling("tokenization"):
+            answer = await self.upstream.tokenization.FitToContext(fit, **onward(context))
+        self.metrics.stage.labels("fit").observe(watch.stage("fit"))
+        return [passages[i] for i in answer.kept]
+
+    async def _sources(
+        self, question: str, passages: list[pb.Passage], context: Any, watch: Stopwatch
+    ) -> list[grounding.Source]:
+        """Every sentence of the passages, with its relevance to the question."""
+        sentences = [(p, s) for p in passages for s in split_sentences(p.text)][:512]
+        if not sentences:
+            return []
+        request = embedding_pb2.RerankRequest(query=question, passages=[s for _, s in sentences])
+        with calling("embedding"):
+            answer = await self.upstream.embedding.Rerank(request, **onward(context))
+        similarity = {ranked.index: ranked.score for ranked in answer.passages}
+        self.metrics.stage.labels("check").observe(watch.stage("check"))
+        return [
+            grounding.Source(p.number, s, grounding.relevance(question, s, context_of(p), similarity[i]))
+            for i, (p, s) in enumerate(sentences)
+        ]
+
+    async def _generate(
+        self, question: str, passages: list[pb.Passage], sources: list[grounding.Source], quotation: grounding.Grounded,
+        request: pb.AnswerRequest, usage: common_pb2.Usage, context: Any,
+    ) -> AsyncIterator[grounding.Grounded]:  # fmt: skip
+        """What goes out, as soon as each sentence is written and checked.
+
+        An unsupported sentence is replaced by the quotation, once; what follows still goes out if it is supported.
+        """
+        chat = generation_pb2.ChatRequest(
+            model=request.model, messages=prompt.messages(question, [p.text for p in passages]),
+            sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
+        )  # fmt: skip
+        sent: set[str] = set()
+        pending, stream = "", self.upstream.generation.StreamChat(chat, **onward(context))
+
+        def check(text: str) -> list[grounding.Grounded]:
+            out = []
+            for sentence, cited in grounding.parse_generated(text):
+                grounded = grounding.ground(sentence, cited, sources)
+                if grounded is None:
+                    self.metrics.rejected.inc()
+                    grounded = quotation
+                if grounded.source.sentence not in sent:
+                    sent.add(grounded.source.sentence)
+                    out.append(grounded)
+            return out
+
+        try:
+            with calling("generation"):
+                async for message in stream:
+                    pending += message.text
+                    if message.HasField("usage"):
+                        usage.CopyFrom(message.usage)
+                    ready, pending = complete(pending)
+                    for grounded in check(ready):
+                        yield grounded
+        finally:
+            stream.cancel()
+        for grounded in check(pending):
+            yield grounded
+        if not sent:
+            yield quotation
+
+    @staticmethod
+    def _citation(grounded: grounding.Grounded, passages: list[pb.Passage], kind: int) -> pb.Citation:
+        passage = passages[grounded.source.number - 1]
+        return pb.Citation(
+            number=passage.number, passage_id=passage.id, document_id=passage.document_id,
+            quote=grounded.source.sentence, grounding=kind, support=grounded.support,
+        )  # fmt: skip
+
+
+def complete(text: str) -> tuple[str, str]:
+    """Generated text as (sentences that are complete with their citations, the rest).
+
+    A sentence is complete once another one has begun: its citation may follow its full stop.
+    """
+    pieces = split_sentences(text)
+    if len(pieces) < 2 or CITATION.fullmatch(pieces[-1]):
+        return "", text
+    at = text.rfind(pieces[-1])
+    return text[:at], text[at:]

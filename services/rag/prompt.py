@@ -1,0 +1,24 @@
+"""The messages that the generator reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genmesh.v1.common_pb2 import ChatMessage
+
+SYSTEM = (
+    "Answer the question in one sentence with the words of the passage that answers it, and cite "
+    "that passage as [n]. If no passage answers the question, say so."
+)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def messages(question: str, passages: Sequence[str]) -> list[ChatMessage]:
+    """System and user message. The question stands before and after the passages: small models read once, forward."""
+    question = one_line(question)
+    numbered = "".join(f"[{i}] {one_line(text)}\n" for i, text in enumerate(passages, 1))
+    user = f"Question: {question}\nPassages:\n{numbered}Question: {question}"
+    return [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=user)]

@@ -1,0 +1,69 @@
+"""Sentences and words, for the check of citations."""
+
+from __future__ import annotations
+
+import re
+
+# A sentence ends at . ! ? (and closing quotes) before white space and a capital, digit or bracket, or at a newline.
+_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
+_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Ms|Dr|Prof|St|No|Fig|approx)|\b[A-Z])\.$")
+CITATION = re.compile(r"\s*\[(\d{1,3})\]")
+WORD = re.compile(r"\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:['’][^\W\d_]+)?|[_\W]", re.UNICODE)
+STOP = frozenset(
+    "a an the of in on at by for from to with and or as is are was were be been being am do does did has have had "
+    "it its this that these those there their they he she his her him them we our you your i my me which who whom "
+    "whose what when where why how will would can could may might shall should must also then than so such into "
+    "about over under between through during each any some very just s t".split()
+)
+# Words that turn a sentence's meaning; a quote has to have the same ones.
+TURNING = frozenset("not no never none nothing neither nor cannot without unless except only if hardly".split())
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, as they stand there."""
+    found: list[str] = []
+    start = 0
+    for match in _END.finditer(text):
+        piece = text[start : match.start()]
+        if _ABBREVIATION.search(piece) and "\n" not in match.group():
+            continue
+        if piece.strip():
+            found.append(piece.strip())
+        start = match.end()
+    if text[start:].strip():
+        found.append(text[start:].strip())
+    return found
+
+
+def stem(word: str) -> str:
+    """A crude stem, enough to match plural and tense: the same rule on both sides of a comparison."""
+    if not word.isalpha() or len(word) < 4:
+        return word
+    for ending in ("ingly", "edly", "ing", "ied", "ies", "ed", "es", "ly", "s", "e", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word[: -len(ending)]
+            break
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers in order; negated contractions become "not"."""
+    found = []
+    for raw in WORD.findall(text):
+        word = raw.lower().replace("’", "'")
+        if word.endswith("n't"):
+            found += [word[:-3], "not"]
+        elif word[0].isalnum():
+            found.append(word.removesuffix("'s"))
+    return found
+
+
+def content(text: str) -> list[str]:
+    """Stems of the words that carry meaning, in order."""
+    return [stem(w) for w in words(text) if w not in STOP]
+
+
+def turning(text: str) -> frozenset[str]:
+    """The words of a text that turn its meaning."""
+    found = TURNING.intersection(words(text))
+    return frozenset("not" if w in ("cannot", "no", "none", "never") else w for w in found)

@@ -1,0 +1,78 @@
+"""Proto in, proto out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from genmesh.v1 import rag_pb2 as pb
+from genmesh.v1 import rag_pb2_grpc as pb_grpc
+
+from services.rag.ingest import Ingester
+from services.rag.pipeline import Pipeline
+from services.rag.retrieval import DEFAULT_COLLECTION, Retriever
+from services.runtime.outcome import Stopwatch
+from services.runtime.validation import Fields
+
+
+class RagServicer(pb_grpc.RagServiceServicer):
+    def __init__(self, pipeline: Pipeline, retriever: Retriever, ingester: Ingester) -> None:
+        self.pipeline, self.retriever, self.ingester = pipeline, retriever, ingester
+
+    async def Ingest(self, request_iterator: AsyncIterator[pb.IngestRequest], context: Any) -> AsyncIterator[pb.IngestResponse]:
+        collection = ""
+        async for request in request_iterator:
+            collection = collection or request.collection or DEFAULT_COLLECTION
+            async with aclosing(self.ingester.ingest(request.document, collection, context)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+
+    async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Any) -> pb.DeleteDocumentResponse:
+        fields = Fields()
+        fields.text("document_id", request.document_id, most=200)
+        fields.done()
+        count = await self.ingester.delete(request.collection or DEFAULT_COLLECTION, request.document_id, context)
+        return pb.DeleteDocumentResponse(deleted_passages=count)
+
+    async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
+        fields = Fields()
+        fields.text("question", request.question, most=4000)
+        top = fields.defaulted("top_k", request.top_k, 4, 100)
+        fields.done()
+        watch = Stopwatch()
+        passages = await self.retriever.retrieve(request, top, context, watch)
+        watch.content()
+        return pb.RetrieveResponse(passages=passages, timings=watch.timings())
+
+    async def _events(self, request: pb.AnswerRequest, context: Any) -> AsyncIterator[pb.StreamAnswerResponse]:
+        fields = Fields()
+        fields.text("question", request.question, most=4000)
+        top = fields.defaulted("top_k", request.top_k, 4, 20)
+        fields.number("max_tokens", request.max_tokens, 0, 1_000_000)
+        fields.done()
+        async with aclosing(self.pipeline.answer(request, top, context)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event
+
+    async def StreamAnswer(self, request: pb.AnswerRequest, context: Any) -> AsyncIterator[pb.StreamAnswerResponse]:
+        async with aclosing(self._events(request, context)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event
+
+    async def Answer(self, request: pb.AnswerRequest, context: Any) -> pb.AnswerResponse:
+        response = pb.AnswerResponse()
+        async with aclosing(self._events(request, context)) as events:  # type: ignore[type-var]
+            async for event in events:
+                kind = event.WhichOneof("event")
+                if kind == "text":
+                    response.text += event.text.text
+                elif kind == "citation":
+                    response.citations.append(event.citation)
+                elif kind == "passages":
+                    response.passages.extend(event.passages.passages)
+                elif kind == "summary":
+                    response.answered, response.grounding = event.summary.answered, event.summary.grounding
+                    response.usage.CopyFrom(event.summary.usage)
+                    response.timings.CopyFrom(event.summary.timings)
+        return response

@@ -1,0 +1,15 @@
+from pydantic import Field
+
+from services.runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    tokenization_url: str = Field(description="host:port of the service; the same below.")
+    embedding_url: str = Field()
+    vector_search_url: str = Field()
+    generation_url: str = Field()
+    passage_tokens: int = Field(96, ge=16, le=512, description="Most tokens of a passage, by the embedding model.")
+    candidates: int = Field(24, ge=1, le=200, description="Passages that a search hands to the reranker.")
+    answer_threshold: float = Field(
+        0.5, ge=0, le=1, description="Least relevance of the best sentence; under it the reply says that no passage answers."
+    )

@@ -1,0 +1,1 @@
+"""What two or more services share, one concern a file. It imports no service."""

@@ -1,0 +1,151 @@
+"""The errors of every service, and how they travel: a gRPC status with google.rpc details.
+
+A servicer raises one of these; the boundary interceptor turns it into a status whose details carry
+``ErrorInfo{reason, domain: "genmesh", metadata}``, ``BadRequest`` field violations and ``RetryInfo``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DOMAIN = "genmesh"
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What is wrong with one field; ``field`` is its path, such as ``entities[3].vector``."""
+
+    field: str
+    description: str
+
+
+class GenmeshError(Exception):
+    """Root of the tree. ``reason`` is the machine-readable constant."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[Violation] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.reason
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidArgument(GenmeshError):
+    code, reason = grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"
+
+
+class NotFound(GenmeshError):
+    code, reason = grpc.StatusCode.NOT_FOUND, "NOT_FOUND"
+
+
+class AlreadyExists(GenmeshError):
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"
+
+
+class FailedPrecondition(GenmeshError):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"
+
+
+class Unauthenticated(GenmeshError):
+    code, reason = grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"
+
+
+class ResourceExhausted(GenmeshError):
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"
+
+
+class Unimplemented(GenmeshError):
+    code, reason = grpc.StatusCode.UNIMPLEMENTED, "NOT_AVAILABLE"
+
+
+class Unavailable(GenmeshError):
+    code, reason = grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"
+
+
+class DeadlineExceeded(GenmeshError):
+    code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
+
+
+class Internal(GenmeshError):
+    pass
+
+
+def invalid(field: str, description: str, *, reason: str = "INVALID_FIELD") -> InvalidArgument:
+    """An INVALID_ARGUMENT about one field."""
+    return InvalidArgument(f"{field}: {description}", reason=reason, violations=[Violation(field, description)])
+
+
+def _packed(message: object) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)  # type: ignore[arg-type]
+    return packed
+
+
+def to_status(error: GenmeshError) -> status_pb2.Status:
+    """The google.rpc.Status of an error."""
+    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    if error.violations:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in error.violations
+        ]
+        details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    if error.retry_after_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=details)
+
+
+def trailing(error: GenmeshError) -> tuple[tuple[str, bytes], ...]:
+    """The trailing metadata that carries an error's details."""
+    return (("grpc-status-details-bin", to_status(error).SerializeToString()),)
+
+
+def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
+    """An error that another service returned, as our own; its details are kept where it has some."""
+    code: grpc.StatusCode = failure.code()  # type: ignore[attr-defined]
+    message = failure.details() or code.name  # type: ignore[attr-defined]
+    error = GenmeshError(message, reason=f"{service.upper()}_FAILED")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        error = Unavailable(f"the {service} service does not answer: {message}", retry_after_seconds=1.0)
+        error.reason = f"{service.upper()}_UNAVAILABLE"
+    error.code = code
+    for key, value in failure.trailing_metadata() or ():  # type: ignore[attr-defined]
+        if key == "grpc-status-details-bin":
+            status = status_pb2.Status.FromString(value)
+            error.message = status.message
+            for detail in status.details:
+                info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+                if detail.Unpack(info):
+                    error.reason, error.metadata = info.reason, dict(info.metadata)
+                elif detail.Unpack(bad):
+                    error.violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
+    return error
+
+
+@contextmanager
+def calling(service: str) -> Iterator[None]:
+    """Around calls to another service: its errors become ours, with its reason and details."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as failure:
+        raise from_rpc_error(failure, service) from None

@@ -1,0 +1,122 @@
+"""Model cards and tokenizers: what the build wrote beside each model."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from services.runtime.errors import GenmeshError, InvalidArgument, NotFound, invalid
+
+# For checkpoints that bring no chat template.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+class Card:
+    """One model: its limits (attributes of the build's ``model.json``), tokenizer and chat template."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        self.name: str = self.facts["name"]
+        self.task: str = self.facts["task"]
+        self.context_tokens: int = self.facts.get("context_tokens", 0)
+        self._weights = folder / self.facts["version"] / "weights"
+
+    @property
+    def revision(self) -> str:
+        """``name@revision``."""
+        return f"{self.name}@{self.facts['revision']}"
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return (self._weights / "tokenizer.json").is_file()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        found: Tokenizer = Tokenizer.from_file(str(self._weights / "tokenizer.json"))
+        found.no_truncation()
+        found.no_padding()
+        return found
+
+    @cached_property
+    def _template(self) -> tuple[jinja2.Template, dict[str, Any]]:
+        config: dict[str, Any] = json.loads((self._weights / "tokenizer_config.json").read_text())
+        source = config.get("chat_template") or PLAIN_TEMPLATE
+        if (file := self._weights / "chat_template.jinja").is_file():
+            source = file.read_text()
+        tokens = {
+            key: value["content"] if isinstance(value, dict) else value
+            for key, value in config.items()
+            if key.endswith("_token") and isinstance(value, str | dict)
+        }
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+
+        def refuse(message: str) -> None:
+            raise jinja2.TemplateError(message)
+
+        environment.globals["raise_exception"] = refuse
+        return environment.from_string(source), tokens
+
+    def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """The prompt of a chat, by the model's own template (Jinja, as in transformers)."""
+        template, tokens = self._template
+        try:
+            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
+        except jinja2.TemplateError as failure:
+            raise invalid("messages", f"the model's chat template refuses them: {failure}", reason="CHAT_TEMPLATE_FAILED") from None
+
+    def prompt_tokens(self, prompt: str) -> int:
+        """The tokens of a prompt as the engine counts them: a leading begin token is never doubled."""
+        ids = self.tokenizer.encode(prompt).ids
+        begin = self.facts.get("begin_token_id")
+        return len(ids) - (len(ids) > 1 and ids[0] == ids[1] == begin)
+
+    def check_prompt(self, prompt: str, field: str) -> int:
+        """The prompt's tokens; PROMPT_TOO_LONG where no room is left in the context."""
+        count = self.prompt_tokens(prompt)
+        if count >= self.context_tokens:
+            error: GenmeshError = invalid(
+                field, f"has {count} tokens; the model's context of {self.context_tokens} holds prompt and answer"
+            )
+            raise InvalidArgument(
+                error.message, reason="PROMPT_TOO_LONG", violations=error.violations,
+                metadata={"prompt_tokens": str(count), "context_tokens": str(self.context_tokens)},
+            )  # fmt: skip
+        return count
+
+
+class Catalogue:
+    """The models below one folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cards = {card.name: card for card in map(Card, sorted(p.parent for p in folder.glob("*/model.json")))}
+        if not self.cards:
+            raise SystemExit(f"GENMESH_MODELS_DIR: {folder} holds no built model; run `make models`.")
+
+    def get(self, name: str, default: str, task: str | None = None) -> Card:
+        """The card of ``name``, or of ``default`` where empty; MODEL_NOT_FOUND where there is none for the task."""
+        card = self.cards.get(name or default)
+        if card is None or (task is not None and card.task != task):
+            fitting = sorted(c.name for c in self.cards.values() if task in (None, c.task))
+            raise NotFound(
+                f"model: there is no model {name or default!r} for this; there is {', '.join(fitting) or 'none'}",
+                reason="MODEL_NOT_FOUND", metadata={"field": "model", "model": name or default},
+            )  # fmt: skip
+        return card
+
+    def with_tokenizer(self, name: str, default: str) -> Card:
+        card = self.get(name, default)
+        if not card.has_tokenizer:
+            raise NotFound(
+                f"model: {card.name} has no tokenizer", reason="MODEL_NOT_FOUND", metadata={"field": "model", "model": card.name}
+            )
+        return card

@@ -1,0 +1,111 @@
+"""Bring a service up and down: interceptor, servicers, health, reflection, metrics, signals, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+
+from services.runtime.health import Health, Probe
+from services.runtime.interceptors.boundary import Boundary
+from services.runtime.metrics import ServerMetrics
+from services.runtime.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+# The transport refuses messages over this many times the limit unread; up to it, our own error explains.
+HARD_LIMIT_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """A proto service of this process: its full name, and what adds its servicer to the server."""
+
+    name: str
+    add: Callable[[grpc.aio.Server], None]
+
+
+def registry() -> CollectorRegistry:
+    """A registry with the process's own metrics (CPU, memory, garbage collection)."""
+    found = CollectorRegistry()
+    ProcessCollector(registry=found)
+    PlatformCollector(registry=found)
+    GCCollector(registry=found)
+    return found
+
+
+def options(settings: ServiceSettings) -> list[tuple[str, Any]]:
+    limit = settings.max_message_bytes * HARD_LIMIT_FACTOR
+    return [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit * 2),
+        # Two processes on one port would split the calls; fail instead.
+        ("grpc.so_reuseport", 0),
+        # Clients reconnect now and then, so that new replicas get their share.
+        ("grpc.max_connection_age_ms", 10 * 60 * 1000),
+        ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+async def run(
+    server: grpc.aio.Server, settings: ServiceSettings, health: Health, metrics: CollectorRegistry, names: Sequence[str]
+) -> None:
+    """Serve until SIGTERM or SIGINT, then say NOT_SERVING, let calls end, and stop."""
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
+    try:
+        if not server.add_insecure_port(f"{settings.host}:{settings.port}"):
+            raise RuntimeError("port taken")
+        exporter, _ = start_http_server(settings.metrics_port, settings.host, metrics)
+    except (RuntimeError, OSError) as failure:
+        raise SystemExit(
+            f"Cannot listen on {settings.host}:{settings.port} or on metrics port {settings.metrics_port}: {failure}"
+        ) from None
+    await server.start()
+    probing = asyncio.create_task(health.watch())
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log.info("listening on %s:%d", settings.host, settings.port)
+    await stop.wait()
+    log.info("draining for at most %.0f s", settings.drain_seconds)
+    probing.cancel()
+    await health.enter_drain()
+    await server.stop(settings.drain_seconds)
+    exporter.shutdown()
+
+
+async def serve(
+    service: str,
+    settings: ServiceSettings,
+    parts: Sequence[Part],
+    probes: Mapping[str, Probe],
+    metrics: CollectorRegistry,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve the parts. ``probes`` are what must answer before any of them is SERVING, by name."""
+    pool = descriptor_pool.Default()
+    methods = [m.name for part in parts for m in pool.FindServiceByName(part.name).methods]
+    server = grpc.aio.server(
+        interceptors=[Boundary(settings, ServerMetrics(service, methods, metrics))], options=options(settings)
+    )
+    for part in parts:
+        part.add(server)
+    names = [part.name for part in parts]
+    try:
+        await run(server, settings, Health(names, probes), metrics, names)
+    finally:
+        if close is not None:
+            await close()

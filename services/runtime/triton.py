@@ -1,0 +1,94 @@
+"""Calls to Triton: unary inference, decoupled streams that cancel with their consumer, readiness."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
+
+
+def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
+    made = []
+    for name, array in tensors.items():
+        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        made.append(tensor)
+    return made
+
+
+def text_column(texts: list[str]) -> np.ndarray:
+    """Texts as a BYTES tensor of shape [n, 1]."""
+    return np.array([t.encode() for t in texts], dtype=np.object_).reshape(-1, 1)
+
+
+def scalar(value: Any, kind: Any = np.object_) -> np.ndarray:
+    """One value as a tensor of shape [1]; a string becomes BYTES."""
+    return np.array([value.encode() if isinstance(value, str) else value], dtype=kind)
+
+
+def _error(model: str, failure: InferenceServerException) -> GenmeshError:
+    status = str(failure.status() or "")
+    message = f"model {model}: {failure.message()}"
+    if "UNAVAILABLE" in status or "NOT_FOUND" in status:
+        return Unavailable(message, reason="MODEL_UNAVAILABLE", metadata={"model": model}, retry_after_seconds=1.0)
+    if "DEADLINE_EXCEEDED" in status:
+        return DeadlineExceeded(message)
+    return Internal(message, reason="MODEL_FAILED", metadata={"model": model})
+
+
+class Triton:
+    """One client a process; its channel is shared by all calls."""
+
+    def __init__(self, url: str) -> None:
+        self._client = triton.InferenceServerClient(url)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def infer(self, model: str, tensors: Mapping[str, np.ndarray], timeout: float | None) -> triton.InferResult:
+        """One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
+        try:
+            return await self._client.infer(model, _inputs(tensors), client_timeout=timeout)
+        except InferenceServerException as failure:
+            raise _error(model, failure) from None
+
+    async def stream(self, model: str, tensors: Mapping[str, np.ndarray]) -> AsyncIterator[triton.InferResult]:
+        """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
+        request = {"model_name": model, "inputs": _inputs(tensors), "enable_empty_final_response": True}
+
+        async def one() -> AsyncIterator[dict[str, Any]]:
+            yield request
+
+        responses = self._client.stream_infer(one())
+        try:
+            async for result, failure in responses:
+                if failure is not None:
+                    raise _error(model, failure)
+                response = result.get_response()
+                if response.outputs:
+                    yield result
+                if response.parameters["triton_final_response"].bool_param:
+                    return
+            raise Unavailable(f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model})
+        except InferenceServerException as failure:
+            raise _error(model, failure) from None
+        finally:
+            responses.cancel()
+
+    async def ready(self, model: str) -> None:
+        """Raise unless the model answers requests."""
+        if not await self._client.is_model_ready(model, client_timeout=2):
+            raise RuntimeError(f"Triton says that {model} is not ready")
+
+    async def index(self) -> dict[str, tuple[bool, str]]:
+        """For each model of the repository whether it is ready, and why not."""
+        try:
+            answer = await self._client.get_model_repository_index(client_timeout=2)
+        except InferenceServerException as failure:
+            raise _error("*", failure) from None
+        return {m.name: (m.state == "READY", m.reason) for m in answer.models}

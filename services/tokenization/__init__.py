@@ -1,0 +1,1 @@
+"""Tokens: encode, decode, count, chat templates, chunks, fitting into a context."""

@@ -1,0 +1,1 @@
+"""Collections of vectors in Milvus, one set a tenant."""

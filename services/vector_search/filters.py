@@ -1,0 +1,132 @@
+"""Filters: our own small language, parsed whole before anything reaches Milvus.
+
+Nothing of a caller's text is passed on as it is: names and values are written anew, so a filter
+cannot step out of its place. NOT is pushed down to the comparisons and IN becomes a chain of ORs,
+because Milvus and Milvus Lite differ there. A comparison is false where an entity lacks the name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lark import Lark, Token, Transformer, UnexpectedInput, v_args
+
+from services.runtime.errors import InvalidArgument, Violation
+
+MOST_CHARACTERS = 4096
+MOST_DEPTH = 32
+GRAMMAR = r"""
+?start: either
+?either: both ("OR"i both)*            -> any_of
+?both: unit ("AND"i unit)*             -> all_of
+?unit: "NOT"i unit                     -> negated
+     | "(" either ")"                  -> grouped
+     | name COMPARATOR value           -> comparison
+     | name "IN"i "[" value ("," value)* "]" -> membership
+     | name "IN"i "(" value ("," value)* ")" -> membership
+name: WORD ("." WORD)*
+value: STRING -> string | NUMBER -> number | "true"i -> true | "false"i -> false
+COMPARATOR: "==" | "=" | "!=" | "<=" | ">=" | "<" | ">"
+WORD: /(?!(?:AND|OR|NOT|IN|TRUE|FALSE)\b)[A-Za-z_][A-Za-z0-9_-]*/i
+STRING: /"(?:[^"\\\x00-\x1f]|\\.)*"/
+NUMBER: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/
+%ignore /\s+/
+"""
+INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+class _Node:
+    """A part of a filter that can write itself, or its opposite, for Milvus."""
+
+    def write(self, positive: bool) -> str:
+        raise NotImplementedError
+
+
+class _Comparison(_Node):
+    def __init__(self, name: str, comparator: str, value: str) -> None:
+        self.name, self.comparator, self.value = name, comparator, value
+
+    def write(self, positive: bool) -> str:
+        return f"{self.name} {self.comparator if positive else INVERSE[self.comparator]} {self.value}"
+
+
+class _Joined(_Node):
+    def __init__(self, parts: list[_Node], *, every: bool) -> None:
+        self.parts, self.every = parts, every
+
+    def write(self, positive: bool) -> str:
+        word = " and " if self.every == positive else " or "
+        return "(" + word.join(part.write(positive) for part in self.parts) + ")"
+
+
+class _Not(_Node):
+    def __init__(self, part: _Node) -> None:
+        self.part = part
+
+    def write(self, positive: bool) -> str:
+        return self.part.write(not positive)
+
+
+@v_args(inline=True)
+class _Build(Transformer):  # type: ignore[misc]
+    def name(self, *words: Token) -> str:
+        return "metadata" + "".join(f"[{json.dumps(str(word))}]" for word in words)
+
+    def string(self, token: Token) -> str:
+        return json.dumps(json.loads(token), ensure_ascii=False)
+
+    def number(self, token: Token) -> str:
+        return str(token)
+
+    def true(self) -> str:
+        return "true"
+
+    def false(self) -> str:
+        return "false"
+
+    def comparison(self, name: str, comparator: Token, value: str) -> _Node:
+        return _Comparison(name, "==" if comparator == "=" else str(comparator), value)
+
+    def membership(self, name: str, *values: str) -> _Node:
+        return _Joined([_Comparison(name, "==", value) for value in values], every=False)
+
+    def grouped(self, part: _Node) -> _Node:
+        return part
+
+    def negated(self, part: _Node) -> _Node:
+        return _Not(part)
+
+    def any_of(self, *parts: _Node) -> _Node:
+        return _Joined(list(parts), every=False) if len(parts) > 1 else parts[0]
+
+    def all_of(self, *parts: _Node) -> _Node:
+        return _Joined(list(parts), every=True) if len(parts) > 1 else parts[0]
+
+
+_PARSER = Lark(GRAMMAR, parser="lalr", lexer="contextual")
+
+
+def _invalid(description: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"filter: {description}", reason="INVALID_FILTER", violations=[Violation("filter", description)]
+    )
+
+
+def compile_filter(text: str) -> str:
+    """Milvus' expression for a filter; "" for "". INVALID_ARGUMENT/INVALID_FILTER where it does not parse."""
+    if not text.strip():
+        return ""
+    if len(text) > MOST_CHARACTERS:
+        raise _invalid(f"has {len(text)} characters; at most {MOST_CHARACTERS} are allowed")
+    if text.count("(") > MOST_DEPTH or text.upper().count("NOT") > MOST_DEPTH:
+        raise _invalid(f"has more than {MOST_DEPTH} parentheses or NOTs")
+    try:
+        tree: Any = _PARSER.parse(text)
+        node: _Node = _Build().transform(tree)
+    except UnexpectedInput as failure:
+        place = f"line {failure.line}, column {failure.column}" if failure.line > 0 else "its end"
+        raise _invalid(f"does not parse at {place}: {text[max(0, (failure.pos_in_stream or 0) - 20) :][:40]!r}") from None
+    except Exception as failure:  # a string with an escape that JSON does not know
+        raise _invalid(f"does not parse: {failure}") from None
+    return node.write(True)

@@ -1,0 +1,228 @@
+"""Proto in, proto out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from genmesh.v1 import vector_search_pb2 as pb
+from genmesh.v1 import vector_search_pb2_grpc as pb_grpc
+from google.protobuf import json_format
+
+from services.runtime import identity
+from services.runtime.errors import Unimplemented, invalid
+from services.runtime.validation import Fields
+from services.vector_search.filters import compile_filter
+from services.vector_search.store import CollectionInfo, Store
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+METRICS = {pb.METRIC_UNSPECIFIED: "COSINE", pb.METRIC_COSINE: "COSINE", pb.METRIC_INNER_PRODUCT: "IP", pb.METRIC_EUCLIDEAN: "L2"}
+METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb.METRIC_EUCLIDEAN}
+FLOAT_MAX = 3.4028234663852886e38
+
+
+def check_name(fields: Fields, field: str, name: str) -> None:
+    if not NAME.fullmatch(name):
+        fields.fault(field, "must be 1 to 64 letters, digits, '_' or '-', the first a letter or digit")
+
+
+def check_vector(fields: Fields, field: str, values: Sequence[float], dimension: int) -> None:
+    if len(values) != dimension:
+        fields.fault(field, f"has {len(values)} values; the collection's vectors have {dimension}")
+    elif not all(map(math.isfinite, values)):
+        at = next(i for i, v in enumerate(values) if not math.isfinite(v))
+        fields.fault(f"{field}[{at}]", f"is {values[at]}; values must be finite")
+
+
+def to_row(entity: pb.Entity) -> dict[str, Any]:
+    return {
+        "id": entity.id,
+        "vector": list(entity.vector),
+        "text": entity.text,
+        "metadata": json_format.MessageToDict(entity.metadata),
+    }
+
+
+def from_row(row: dict[str, Any]) -> pb.Entity:
+    entity = pb.Entity(id=row["id"], text=row.get("text", ""), vector=row.get("vector", ()))
+    metadata = row.get("metadata") or {}
+    entity.metadata.update(json.loads(metadata) if isinstance(metadata, str | bytes) else metadata)
+    return entity
+
+
+def to_collection(info: CollectionInfo) -> pb.Collection:
+    return pb.Collection(
+        name=info.name, dimension=info.dimension, metric=METRIC_OF.get(info.metric, pb.METRIC_UNSPECIFIED),
+        description=info.description, entity_count=info.count,
+    )  # fmt: skip
+
+
+def token_of(place: str) -> str:
+    return base64.urlsafe_b64encode(place.encode()).decode()
+
+
+def place_of(token: str) -> str:
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise invalid("page_token", "is not a token that this service gave") from None
+
+
+class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
+        fields, wanted = Fields(), request.collection
+        check_name(fields, "collection.name", wanted.name)
+        fields.number("collection.dimension", wanted.dimension, 1, 32_768)
+        fields.text("collection.description", wanted.description, least=0, most=1000, blank=True)
+        if wanted.metric not in METRICS:
+            fields.fault("collection.metric", f"is {wanted.metric}, which is no metric")
+        fields.done()
+        tenant = identity.current().tenant
+        await self.store.create(tenant, wanted.name, wanted.dimension, METRICS[wanted.metric], wanted.description)
+        return pb.CreateCollectionResponse(collection=to_collection(await self.store.describe(tenant, wanted.name)))
+
+    async def GetCollection(self, request: pb.GetCollectionRequest, context: Any) -> pb.GetCollectionResponse:
+        self._named(request.collection)
+        info = await self.store.describe(identity.current().tenant, request.collection)
+        return pb.GetCollectionResponse(collection=to_collection(info))
+
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
+        fields = Fields()
+        size = fields.defaulted("page_size", request.page_size, 100, 1000)
+        fields.done()
+        after = place_of(request.page_token)
+        tenant = identity.current().tenant
+        names = [name for name in await self.store.names(tenant) if name > after]
+        response = pb.ListCollectionsResponse(next_page_token=token_of(names[size - 1]) if len(names) > size else "")
+        for name in names[:size]:
+            response.collections.append(to_collection(await self.store.describe(tenant, name)))
+        return response
+
+    async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
+        self._named(request.collection)
+        await self.store.drop(identity.current().tenant, request.collection)
+        return pb.DeleteCollectionResponse()
+
+    async def Upsert(self, request: pb.UpsertRequest, context: Any) -> pb.UpsertResponse:
+        return pb.UpsertResponse(upserted_count=await self._upsert(request, ""))
+
+    async def UpsertStream(
+        self, request_iterator: AsyncIterator[pb.UpsertStreamRequest], context: Any
+    ) -> AsyncIterator[pb.UpsertStreamResponse]:
+        total = 0
+        async for message in request_iterator:
+            stored = await self._upsert(message.request, "request.")
+            total += stored
+            yield pb.UpsertStreamResponse(upserted_count=stored, total_count=total)
+
+    async def _upsert(self, request: pb.UpsertRequest, prefix: str) -> int:
+        self._named(request.collection, f"{prefix}collection")
+        tenant = identity.current().tenant
+        dimension = await self.store.dimension(tenant, request.collection)
+        fields = Fields()
+        fields.size(f"{prefix}entities", request.entities, most=1000)
+        seen: set[str] = set()
+        rows = []
+        for i, entity in enumerate(request.entities):
+            path = f"{prefix}entities[{i}]"
+            self._id(fields, f"{path}.id", entity.id)
+            if entity.id in seen:
+                fields.fault(f"{path}.id", f"{entity.id!r} stands in this request twice")
+            seen.add(entity.id)
+            check_vector(fields, f"{path}.vector", entity.vector, dimension)
+            if len(entity.text.encode()) > 65_535:
+                fields.fault(f"{path}.text", f"has {len(entity.text.encode())} bytes; at most 65535 are allowed")
+            row = None
+            try:
+                row = to_row(entity)
+            except (json_format.Error, ValueError) as failure:  # NaN and infinity are no JSON
+                fields.fault(f"{path}.metadata", str(failure))
+            if row is not None:
+                if len(json.dumps(row["metadata"])) > 65_536:
+                    fields.fault(f"{path}.metadata", "has more than 65536 bytes as JSON")
+                rows.append(row)
+        fields.done()
+        return await self.store.upsert(tenant, request.collection, rows)
+
+    async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
+        self._named(request.collection)
+        fields = Fields()
+        self._ids(fields, request.ids)
+        if bool(request.ids) == bool(request.filter.strip()):
+            fields.fault("filter", "either ids or a filter must be given, and not both")
+        fields.done()
+        expression = compile_filter(request.filter)
+        count = await self.store.delete(identity.current().tenant, request.collection, list(dict.fromkeys(request.ids)), expression)
+        return pb.DeleteResponse(deleted_count=count)
+
+    async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
+        self._named(request.collection)
+        fields = Fields()
+        self._ids(fields, request.ids)
+        if request.ids and request.filter.strip():
+            fields.fault("filter", "ids and a filter exclude each other")
+        size = fields.defaulted("page_size", request.page_size, 100, 1000)
+        fields.done()
+        tenant, vectors = identity.current().tenant, request.include_vectors
+        if request.ids:
+            rows = await self.store.get(tenant, request.collection, list(dict.fromkeys(request.ids)), vectors=vectors)
+            return pb.GetResponse(entities=map(from_row, rows))
+        expression, after = compile_filter(request.filter), place_of(request.page_token)
+        rows, more = await self.store.page(tenant, request.collection, expression, after, size, vectors=vectors)
+        return pb.GetResponse(entities=map(from_row, rows), next_page_token=token_of(rows[-1]["id"]) if more and rows else "")
+
+    async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
+        if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
+            raise Unimplemented("mode: only DENSE is there yet", reason="SEARCH_MODE_NOT_AVAILABLE", metadata={"field": "mode"})
+        self._named(request.collection)
+        expression = compile_filter(request.filter)
+        tenant = identity.current().tenant
+        dimension = await self.store.dimension(tenant, request.collection)
+        fields = Fields()
+        fields.size("vectors", request.vectors, most=64)
+        for i, vector in enumerate(request.vectors):
+            check_vector(fields, f"vectors[{i}].values", vector.values, dimension)
+        if request.texts:
+            fields.fault("texts", "belong to BM25 and HYBRID; a DENSE search takes vectors")
+        limit = fields.defaulted("limit", request.limit, 10, 1000)
+        threshold = request.score_threshold if request.HasField("score_threshold") else None
+        if threshold is not None:
+            fields.number("score_threshold", threshold, -FLOAT_MAX, FLOAT_MAX)
+        fields.done()
+        metric = (await self.store.describe(tenant, request.collection)).metric if threshold is not None else ""
+        found = await self.store.search(
+            tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
+            include_vectors=request.include_vectors,
+        )  # fmt: skip
+        response = pb.SearchResponse()
+        for hits in found:
+            result = response.results.add()
+            for hit in hits:
+                score = float(hit["distance"])
+                if threshold is not None and (score > threshold if metric == "L2" else score < threshold):
+                    continue
+                result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
+        return response
+
+    @staticmethod
+    def _named(name: str, field: str = "collection") -> None:
+        fields = Fields()
+        check_name(fields, field, name)
+        fields.done()
+
+    @staticmethod
+    def _id(fields: Fields, field: str, value: str) -> None:
+        if not 1 <= len(value.encode()) <= 256:
+            fields.fault(field, f"has {len(value.encode())} bytes; 1 to 256 are allowed")
+
+    def _ids(self, fields: Fields, ids: Sequence[str]) -> None:
+        fields.size("ids", ids, least=0, most=1000)
+        for i, value in enumerate(ids):
+            self._id(fields, f"ids[{i}]", value)

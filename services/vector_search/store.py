@@ -1,0 +1,272 @@
+"""Milvus, one physical collection for each tenant's collection.
+
+The physical name starts with a hash of the tenant, so no request can name another tenant's
+collection. What Milvus Lite does not keep (descriptions) stands in the collection's properties.
+pymilvus is synchronous; calls run on a bounded pool of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable
+from services.vector_search.metrics import Metrics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+THREADS = 16
+CALL_TIMEOUT_SECONDS = 30.0
+# Milvus answers at most this many rows of a query.
+MOST_ROWS = 16_384
+NOT_FOUND, NOT_LOADED = 100, 101
+PROPERTY = "genmesh.description"
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    name: str
+    dimension: int
+    metric: str  # Milvus' name: COSINE, IP or L2
+    description: str
+    count: int
+
+
+class Store:
+    """All of Milvus that the service uses."""
+
+    def __init__(self, url: str, token: str, metrics: Metrics, flush_after: float) -> None:
+        self.url, self.token, self.metrics, self.flush_after = url, token, metrics, flush_after
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
+        self._client: MilvusClient | None = None
+        self._dimensions: dict[str, int] = {}
+        self._dirty: dict[str, float] = {}
+        self._connecting = asyncio.Lock()
+
+    # Connection and errors
+
+    async def _connected(self) -> MilvusClient:
+        async with self._connecting:
+            if self._client is None:
+                loop = asyncio.get_running_loop()
+                self._client = await loop.run_in_executor(
+                    self._pool, lambda: MilvusClient(self.url, token=self.token, timeout=5)
+                )
+        return self._client
+
+    async def _call(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
+        """Run one call on a thread; load the collection and try again where Milvus restarted and has not."""
+        begun = time.monotonic()
+        loop = asyncio.get_running_loop()
+        try:
+            client = await self._connected()
+            try:
+                return await loop.run_in_executor(self._pool, work, client)
+            except MilvusException as failure:
+                if failure.code != NOT_LOADED or not name:
+                    raise
+                await loop.run_in_executor(self._pool, lambda: client.load_collection(name, timeout=CALL_TIMEOUT_SECONDS))
+                return await loop.run_in_executor(self._pool, work, client)
+        except MilvusException as failure:
+            if failure.code == NOT_FOUND:
+                self._dimensions.pop(name, None)
+                raise _no_collection() from None
+            if failure.code in (1, 2) or "connect" in str(failure).lower() or "unavailable" in str(failure).lower():
+                raise _gone(failure) from None
+            log.error("Milvus failed in %s: %s", operation, failure)
+            raise Internal(f"the vector store failed: {failure.message}", reason="VECTOR_STORE_FAILED") from None
+        except (grpc.RpcError, OSError) as failure:
+            raise _gone(failure) from None
+        finally:
+            self.metrics.store.labels(operation).observe(time.monotonic() - begun)
+
+    async def ping(self) -> None:
+        client = await self._connected()
+        await asyncio.get_running_loop().run_in_executor(self._pool, lambda: client.list_collections(timeout=2))
+
+    async def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # Names
+
+    @staticmethod
+    def _prefix(tenant: str) -> str:
+        return "t" + hashlib.sha256(tenant.encode()).hexdigest()[:32] + "_"
+
+    @classmethod
+    def physical(cls, tenant: str, name: str) -> str:
+        return cls._prefix(tenant) + name.replace("_", "_u").replace("-", "_h")
+
+    @classmethod
+    def logical(cls, tenant: str, physical: str) -> str:
+        return physical.removeprefix(cls._prefix(tenant)).replace("_h", "-").replace("_u", "_")
+
+    # Collections
+
+    async def create(self, tenant: str, name: str, dimension: int, metric: str, description: str) -> None:
+        physical = self.physical(tenant, name)
+
+        def work(client: MilvusClient) -> bool:
+            if client.has_collection(physical):
+                return False
+            schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=256)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+            schema.add_field("text", DataType.VARCHAR, max_length=65_535)
+            schema.add_field("metadata", DataType.JSON)
+            index = client.prepare_index_params()
+            index.add_index("vector", index_type="HNSW", metric_type=metric, params={"M": 16, "efConstruction": 128})
+            properties = {PROPERTY: description} if description else {}
+            client.create_collection(
+                physical, schema=schema, index_params=index, properties=properties, consistency_level="Strong",
+                timeout=CALL_TIMEOUT_SECONDS,
+            )  # fmt: skip
+            return True
+
+        if not await self._call("create", physical, work):
+            raise AlreadyExists(
+                f"collection.name: there is a collection {name!r} already", reason="COLLECTION_EXISTS", metadata={"collection": name}
+            )
+        self._dimensions[physical] = dimension
+
+    async def describe(self, tenant: str, name: str) -> CollectionInfo:
+        physical = self.physical(tenant, name)
+
+        def work(client: MilvusClient) -> CollectionInfo:
+            found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+            vector = next(f for f in found["fields"] if f["name"] == "vector")
+            metric = client.describe_index(physical, "vector")["metric_type"]
+            counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=CALL_TIMEOUT_SECONDS)
+            description = (found.get("properties") or {}).get(PROPERTY, "")
+            return CollectionInfo(name, int(vector["params"]["dim"]), metric, description, int(counted[0]["count(*)"]))
+
+        found = await self._call("describe", physical, work)
+        self._dimensions[physical] = found.dimension
+        return found
+
+    async def dimension(self, tenant: str, name: str) -> int:
+        known = self._dimensions.get(self.physical(tenant, name))
+        return known if known is not None else (await self.describe(tenant, name)).dimension
+
+    async def names(self, tenant: str) -> list[str]:
+        found = await self._call("list", "", lambda client: client.list_collections(timeout=CALL_TIMEOUT_SECONDS))
+        return sorted(self.logical(tenant, n) for n in found if n.startswith(self._prefix(tenant)))
+
+    async def drop(self, tenant: str, name: str) -> None:
+        physical = self.physical(tenant, name)
+
+        def work(client: MilvusClient) -> bool:
+            if not client.has_collection(physical):
+                return False
+            client.drop_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+            return True
+
+        if not await self._call("drop", physical, work):
+            raise _no_collection()
+        self._dimensions.pop(physical, None)
+        self._dirty.pop(physical, None)
+
+    # Entities
+
+    async def upsert(self, tenant: str, name: str, rows: list[dict[str, Any]]) -> int:
+        physical = self.physical(tenant, name)
+        await self._call("upsert", physical, lambda c: c.upsert(physical, rows, timeout=CALL_TIMEOUT_SECONDS))
+        self._dirty[physical] = time.monotonic()
+        self.metrics.upserted.inc(len(rows))
+        return len(rows)
+
+    async def _ids(self, physical: str, expression: str) -> list[str]:
+        """Ids that an expression selects, ascending, at most MOST_ROWS."""
+        rows = await self._call(
+            "query", physical,
+            lambda c: c.query(physical, filter=expression or 'id > ""', output_fields=["id"], limit=MOST_ROWS, timeout=CALL_TIMEOUT_SECONDS),
+        )  # fmt: skip
+        return sorted(row["id"] for row in rows)
+
+    async def _read(self, physical: str, ids: Sequence[str], *, vectors: bool) -> dict[str, dict[str, Any]]:
+        fields = ["id", "text", "metadata", *(["vector"] if vectors else [])]
+        rows = await self._call(
+            "query", physical, lambda c: c.query(physical, ids=list(ids), output_fields=fields, timeout=CALL_TIMEOUT_SECONDS)
+        )
+        return {row["id"]: row for row in rows}
+
+    async def get(self, tenant: str, name: str, ids: Sequence[str], *, vectors: bool) -> list[dict[str, Any]]:
+        """The rows of ids that are there, in the order of ``ids``."""
+        found = await self._read(self.physical(tenant, name), ids, vectors=vectors)
+        return [found[i] for i in ids if i in found]
+
+    async def page(
+        self, tenant: str, name: str, expression: str, after: str, size: int, *, vectors: bool
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Up to ``size`` rows by id, after an id, and whether there are more."""
+        physical = self.physical(tenant, name)
+        place = f"id > {_quoted(after)}"
+        ids = await self._ids(physical, f"{place} and {expression}" if expression else place)
+        chosen = ids[:size]
+        found = await self._read(physical, chosen, vectors=vectors) if chosen else {}
+        return [found[i] for i in chosen if i in found], len(ids) > size
+
+    async def delete(self, tenant: str, name: str, ids: Sequence[str], expression: str) -> int:
+        """Delete by ids or by an expression; how many there were."""
+        physical = self.physical(tenant, name)
+        total = 0
+        while True:
+            there = list(await self._read(physical, ids, vectors=False)) if ids else await self._ids(physical, expression)
+            if there:
+                await self._call("delete", physical, lambda c, t=there: c.delete(physical, ids=t, timeout=CALL_TIMEOUT_SECONDS))  # type: ignore[misc]
+            total += len(there)
+            if ids or len(there) < MOST_ROWS:
+                self.metrics.deleted.inc(total)
+                return total
+
+    async def search(
+        self, tenant: str, name: str, vectors: list[list[float]], expression: str, limit: int, *, include_vectors: bool
+    ) -> list[list[dict[str, Any]]]:
+        physical = self.physical(tenant, name)
+        fields = ["id", "text", "metadata", *(["vector"] if include_vectors else [])]
+        found = await self._call(
+            "search", physical,
+            lambda c: c.search(
+                physical, vectors, anns_field="vector", filter=expression, limit=limit, output_fields=fields,
+                search_params={"params": {"ef": max(64, limit)}}, timeout=CALL_TIMEOUT_SECONDS,
+            ),
+        )  # fmt: skip
+        return [list(hits) for hits in found]
+
+    async def seal(self) -> None:
+        """Flush collections that had no new vectors for a while: a search in sealed ones is several times faster."""
+        while True:
+            await asyncio.sleep(self.flush_after / 2)
+            for physical, last in list(self._dirty.items()):
+                if time.monotonic() - last < self.flush_after:
+                    continue
+                del self._dirty[physical]
+                try:
+                    await self._call("flush", physical, lambda c, p=physical: c.flush(p, timeout=CALL_TIMEOUT_SECONDS))  # type: ignore[misc]
+                except Exception as failure:  # the vectors are safe, only slower to search
+                    log.warning("flush failed: %s", failure)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _no_collection() -> NotFound:
+    return NotFound("collection: there is no collection of that name", reason="COLLECTION_NOT_FOUND", metadata={"field": "collection"})
+
+
+def _gone(failure: Exception) -> Unavailable:
+    log.warning("Milvus does not answer: %s", failure)
+    return Unavailable("the vector store does not answer", reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0)
