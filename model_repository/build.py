@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,8 @@ def build(name: str, entry: dict[str, Any], into: Path) -> bool:
 
 
 def main() -> None:
+    warnings.filterwarnings("ignore")  # of tracing; they say nothing about the result
+    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, required=True, help="Triton's model repository, outside this folder")
     parser.add_argument("names", nargs="*", help="models to build; all where none is named")

@@ -46,7 +46,10 @@ def up(cluster: Cluster) -> None:
     ports = cluster.ports
     print("\nGenmesh is up.\n")
     rows = [("gateway (gRPC)", target)]
-    rows += [(name, f"{HOST}:{ports[name]}   metrics http://{HOST}:{ports[f'metrics_{name}']}/metrics") for name in SERVICES[1:]]
+    rows += [
+        (name, f"{HOST}:{ports[name]}   metrics http://{HOST}:{ports[f'metrics_{name}']}/metrics")
+        for name in SERVICES[1:]
+    ]
     rows += [
         ("gateway metrics", f"http://{HOST}:{ports['metrics_gateway']}/metrics"),
         ("Triton", f"{HOST}:{ports['triton']}   metrics http://{HOST}:{ports['triton_metrics']}/metrics"),
@@ -89,7 +92,9 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=10)
     args = parser.parse_args()
     layout = Layout(args.state.resolve(), args.state.resolve() / "models", args.triton_python.absolute())
-    ports = Ports.fixed(args.port_offset) if args.action == "up" else saved_ports(layout) or Ports.fixed(args.port_offset)
+    ports = (
+        Ports.fixed(args.port_offset) if args.action == "up" else saved_ports(layout) or Ports.fixed(args.port_offset)
+    )
     cluster = Cluster(layout, ports)
     try:
         if args.action == "up":

@@ -96,7 +96,9 @@ class Cluster:
         if not (self.layout.models / "generator" / "model.json").exists():
             raise ClusterError(f"There are no models in {self.layout.models}; run `make models`.")
         if (memory := available_memory_mib()) < LEAST_MEMORY_MIB:
-            raise ClusterError(f"The cluster needs {LEAST_MEMORY_MIB} MiB of free memory; this machine has {memory} MiB.")
+            raise ClusterError(
+                f"The cluster needs {LEAST_MEMORY_MIB} MiB of free memory; this machine has {memory} MiB."
+            )
         if taken := self.ports.taken():
             name, port = next(iter(taken.items()))
             raise ClusterError(
@@ -170,11 +172,15 @@ class Cluster:
                 if state["statename"] == "FATAL":
                     raise ClusterError(f"{name} does not start: {self._last_line(name)}")
             if time.monotonic() > deadline:
-                raise ClusterError(f"{', '.join(waiting)} did not become ready in {START_TIMEOUT_SECONDS} s; see {self.layout.logs}.")
+                raise ClusterError(
+                    f"{', '.join(waiting)} did not become ready in {START_TIMEOUT_SECONDS} s; see {self.layout.logs}."
+                )
             time.sleep(0.25)
 
     def _last_line(self, name: str) -> str:
-        lines = [line for line in (self.layout.logs / f"{name}.log").read_text(errors="replace").splitlines() if line.strip()]
+        lines = [
+            line for line in (self.layout.logs / f"{name}.log").read_text(errors="replace").splitlines() if line.strip()
+        ]
         return lines[-1] if lines else "it printed nothing"
 
     def _listens(self, name: str) -> bool:
@@ -194,7 +200,9 @@ class Cluster:
         import urllib.request
 
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.ports['triton_http']}/v2/health/ready", timeout=1) as answer:
+            with urllib.request.urlopen(
+                f"http://{HOST}:{self.ports['triton_http']}/v2/health/ready", timeout=1
+            ) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

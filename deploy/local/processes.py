@@ -94,7 +94,10 @@ def programs(layout: Layout, ports: Ports) -> list[Program]:
                 priority=3, stop_seconds=40),
     ]  # fmt: skip
     for name in SERVICES:
-        environment = service_environment(name, layout, ports, secret) | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = service_environment(name, layout, ports, secret) | {
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         found.append(Program(name, [sys.executable, "-m", f"services.{name}"], environment))
     found.append(
         Program("prometheus", ["prometheus", f"--config.file={layout.run / 'prometheus.yaml'}",

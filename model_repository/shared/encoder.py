@@ -51,7 +51,9 @@ class Encoder:
 
     def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
         """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
-        ids = [e.ids if len(e.ids) <= self.max_tokens else [*e.ids[: self.max_tokens - 1], e.ids[-1]] for e in encodings]
+        ids = [
+            e.ids if len(e.ids) <= self.max_tokens else [*e.ids[: self.max_tokens - 1], e.ids[-1]] for e in encodings
+        ]
         rows: list[np.ndarray] = [np.empty(0)] * len(ids)
 
         def store(request: ov.InferRequest, group: list[int]) -> None:

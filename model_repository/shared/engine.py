@@ -157,7 +157,7 @@ class Engine:
         if not config.do_sample:
             config.temperature = 1.0
         if config.ignore_eos:
-            config.stop_token_ids = set()
+            config.eos_token_id, config.stop_token_ids = -1, set()
         config.logprobs = 1 if parameters.get("logprobs") else 0
         config.validate()
         return config
@@ -189,7 +189,9 @@ class Engine:
                 del self.running[key]
                 self.cancelled += 1
                 asked = int(generation.parameters.get("max_tokens") or self.context)
-                self.saved_tokens += max(0, min(asked, self.context - generation.input_tokens) - generation.output_tokens)
+                self.saved_tokens += max(
+                    0, min(asked, self.context - generation.input_tokens) - generation.output_tokens
+                )
                 generation.on_piece(generation, Piece("", 0, "cancelled"))
 
     def _loop(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -80,7 +80,7 @@ class Painter:
     def __init__(self, triton: Triton, metrics: Metrics) -> None:
         self.triton, self.metrics = triton, metrics
 
-    async def draw(self, card: Card, wanted: Order) -> AsyncIterator[Progress]:
+    async def draw(self, card: Card, wanted: Order) -> AsyncGenerator[Progress, None]:
         """Each step, then the image. Leaving early stops the model within one step."""
         tensors = {
             "prompt": scalar(wanted.prompt),

@@ -10,7 +10,12 @@ class Metrics:
         self.cancelled = Counter(
             "genmesh_diffusion_cancelled", "Images whose caller went away or whose deadline passed.", registry=registry
         )
-        self.saved_steps = Counter("genmesh_diffusion_saved_steps", "Steps that cancelled images did not run.", registry=registry)
+        self.saved_steps = Counter(
+            "genmesh_diffusion_saved_steps", "Steps that cancelled images did not run.", registry=registry
+        )
         self.step_duration = Histogram(
-            "genmesh_diffusion_step_duration_seconds", "Between two steps.", buckets=buckets.TTFT_SECONDS, registry=registry
+            "genmesh_diffusion_step_duration_seconds",
+            "Between two steps.",
+            buckets=buckets.TTFT_SECONDS,
+            registry=registry,
         )

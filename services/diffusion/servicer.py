@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -19,23 +19,25 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
     def __init__(self, catalogue: Catalogue, painter: Painter) -> None:
         self.catalogue, self.painter = catalogue, painter
 
-    async def _events(self, request: pb.GenerateImageRequest) -> AsyncIterator[pb.StreamGenerateImageResponse]:
+    async def _events(self, request: pb.GenerateImageRequest) -> AsyncGenerator[pb.StreamGenerateImageResponse, None]:
         card = self.catalogue.get(request.model, "diffuser", "diffuse")
         wanted = order(request, card)
         watch = Stopwatch()
-        async with aclosing(self.painter.draw(card, wanted)) as progress:  # type: ignore[type-var]
+        async with aclosing(self.painter.draw(card, wanted)) as progress:
             async for event in progress:
                 if event.final:
                     watch.stage("draw")
                     watch.content()
-                    image = pb.GenerateImageResponse(image=event.picture, timings=watch.timings(), model_revision=card.revision)
+                    image = pb.GenerateImageResponse(
+                        image=event.picture, timings=watch.timings(), model_revision=card.revision
+                    )
                     yield pb.StreamGenerateImageResponse(image=image)
                 else:
                     step = pb.DiffusionStep(step=event.step, total_steps=wanted.steps, preview=event.picture)
                     yield pb.StreamGenerateImageResponse(step=step)
 
     async def GenerateImage(self, request: pb.GenerateImageRequest, context: Any) -> pb.GenerateImageResponse:
-        async with aclosing(self._events(request)) as events:  # type: ignore[type-var]
+        async with aclosing(self._events(request)) as events:
             async for event in events:
                 if event.HasField("image"):
                     image: pb.GenerateImageResponse = event.image
@@ -44,7 +46,7 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
 
     async def StreamGenerateImage(
         self, request: pb.GenerateImageRequest, context: Any
-    ) -> AsyncIterator[pb.StreamGenerateImageResponse]:
-        async with aclosing(self._events(request)) as events:  # type: ignore[type-var]
+    ) -> AsyncGenerator[pb.StreamGenerateImageResponse, None]:
+        async with aclosing(self._events(request)) as events:
             async for event in events:
                 yield event

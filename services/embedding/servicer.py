@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Any
-    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+    ) -> AsyncGenerator[pb.EmbedStreamResponse, None]:
         async for message in request_iterator:
             fields = Fields()
             fields.text("correlation_id", message.correlation_id, least=0, most=128, blank=True)

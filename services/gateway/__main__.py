@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import genmesh.v1.diffusion_pb2  # noqa: F401 - registers the service's descriptors, as do the others
-import genmesh.v1.embedding_pb2  # noqa: F401
-import genmesh.v1.generation_pb2  # noqa: F401
-import genmesh.v1.models_pb2  # noqa: F401
-import genmesh.v1.rag_pb2  # noqa: F401
-import genmesh.v1.tokenization_pb2  # noqa: F401
+import genmesh.v1.diffusion_pb2
+import genmesh.v1.embedding_pb2
+import genmesh.v1.generation_pb2
+import genmesh.v1.models_pb2
+import genmesh.v1.rag_pb2
+import genmesh.v1.tokenization_pb2
 import genmesh.v1.vector_search_pb2  # noqa: F401
 import grpc
 from google.protobuf import descriptor_pool

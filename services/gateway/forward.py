@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -42,7 +42,9 @@ Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
 class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, metrics: Metrics
+    ) -> None:
         self.settings, self.channels, self.keys, self.metrics = settings, channels, keys, metrics
         self.secret = settings.identity_secret.get_secret_value().encode()
         self.running = 0
@@ -129,21 +131,21 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         return forward
 
     def _streamed(self, name: str, call: Any) -> Any:
-        async def forward(request: Request, context: Any) -> AsyncIterator[bytes]:
+        async def forward(request: Request, context: Any) -> AsyncGenerator[bytes, None]:
             begun, code = time.monotonic(), grpc.StatusCode.OK
             last: float | None = None
             self.running += 1
             self.metrics.in_flight.inc()
-            inner = None
+            inner: Any = None
             fault: list[GenmeshError] = []
 
-            async def checked(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            async def checked(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
                 async for data in requests:
                     try:
                         yield self._checked(data)
                     except GenmeshError as failure:
                         fault.append(failure)
-                        inner.cancel()  # type: ignore[union-attr]
+                        inner.cancel()
                         return
 
             try:

@@ -32,7 +32,9 @@ def read_keys(path: Path) -> dict[str, str]:
     for number, entry in enumerate(yaml.safe_load(path.read_text()) or [], 1):
         tenant, digest = str(entry.get("tenant", "")), str(entry.get("sha256", ""))
         if not TENANT.fullmatch(tenant):
-            raise ValueError(f"entry {number}: tenant {tenant!r} must be 1 to 63 lower-case letters, digits, '_', '.' or '-'")
+            raise ValueError(
+                f"entry {number}: tenant {tenant!r} must be 1 to 63 lower-case letters, digits, '_', '.' or '-'"
+            )
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ValueError(f"entry {number}: sha256 must have 64 hexadecimal digits")
         found[digest] = tenant

@@ -6,12 +6,18 @@ from services.runtime import buckets
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.input_tokens = Counter("genmesh_generation_input_tokens", "Tokens of prompts.", registry=registry)
-        self.output_tokens = Counter("genmesh_generation_output_tokens", "Tokens that the model wrote.", registry=registry)
+        self.output_tokens = Counter(
+            "genmesh_generation_output_tokens", "Tokens that the model wrote.", registry=registry
+        )
         self.cancelled = Counter(
-            "genmesh_generation_cancelled", "Generations whose caller went away or whose deadline passed.", registry=registry
+            "genmesh_generation_cancelled",
+            "Generations whose caller went away or whose deadline passed.",
+            registry=registry,
         )
         self.saved_tokens = Counter(
-            "genmesh_generation_saved_tokens", "Tokens that cancelled generations had still been allowed to write.", registry=registry
+            "genmesh_generation_saved_tokens",
+            "Tokens that cancelled generations had still been allowed to write.",
+            registry=registry,
         )
         self.model_ttft = Histogram(
             "genmesh_generation_model_time_to_first_token_seconds",

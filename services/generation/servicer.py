@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     def __init__(self, catalogue: Catalogue, generator: Generator) -> None:
         self.catalogue, self.generator = catalogue, generator
 
-    def _prompt_pieces(self, request: pb.GenerateRequest) -> tuple[Card, AsyncIterator[Piece]]:
+    def _prompt_pieces(self, request: pb.GenerateRequest) -> tuple[Card, AsyncGenerator[Piece, None]]:
         card = self.catalogue.get(request.model, "generator", "generate")
         fields = Fields()
         fields.text("prompt", request.prompt, most=1_000_000, blank=True)
@@ -30,18 +30,20 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         tokens = card.check_prompt(request.prompt, "prompt")
         return card, self.generator.stream(card, request.prompt, parameters(request.sampling, card, tokens), tokens)
 
-    def _chat_pieces(self, request: pb.ChatRequest) -> tuple[Card, AsyncIterator[Piece]]:
+    def _chat_pieces(self, request: pb.ChatRequest) -> tuple[Card, AsyncGenerator[Piece, None]]:
         card = self.catalogue.get(request.model, "generator", "generate")
         check_messages(request.messages, last_from_user=True)
         prompt = card.render_chat(plain(request.messages))
         tokens = card.check_prompt(prompt, "messages")
-        return card, self._stripped(self.generator.stream(card, prompt, parameters(request.sampling, card, tokens), tokens))
+        return card, self._stripped(
+            self.generator.stream(card, prompt, parameters(request.sampling, card, tokens), tokens)
+        )
 
     @staticmethod
-    async def _stripped(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    async def _stripped(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
         """An assistant's message does not begin with white space, whatever the model's first token carries."""
         begun = False
-        async with aclosing(pieces) as source:  # type: ignore[type-var]
+        async with aclosing(pieces) as source:
             async for piece in source:
                 if not begun and piece.text:
                     piece.text = piece.text.lstrip()
@@ -51,20 +53,23 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
                 yield piece
 
     @staticmethod
-    async def _streamed(card: Card, pieces: AsyncIterator[Piece], kind: type[R]) -> AsyncIterator[R]:
-        async with aclosing(pieces) as source:  # type: ignore[type-var]
+    async def _streamed(card: Card, pieces: AsyncGenerator[Piece, None], kind: type[R]) -> AsyncGenerator[R, None]:
+        async with aclosing(pieces) as source:
             async for piece in source:
                 if piece.usage is None:
                     yield kind(text=piece.text)
                 else:
                     yield kind(
-                        finish_reason=piece.finish, usage=piece.usage, timings=piece.timings, model_revision=card.revision
+                        finish_reason=piece.finish,
+                        usage=piece.usage,
+                        timings=piece.timings,
+                        model_revision=card.revision,
                     )
 
     @staticmethod
-    async def _whole(pieces: AsyncIterator[Piece]) -> tuple[str, Piece]:
+    async def _whole(pieces: AsyncGenerator[Piece, None]) -> tuple[str, Piece]:
         text, last = [], Piece("")
-        async with aclosing(pieces) as source:  # type: ignore[type-var]
+        async with aclosing(pieces) as source:
             async for last in source:
                 text.append(last.text)
         return "".join(text), last
@@ -76,9 +81,11 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             text=text, finish_reason=end.finish, usage=end.usage, timings=end.timings, model_revision=card.revision
         )
 
-    async def StreamGenerate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.StreamGenerateResponse]:
+    async def StreamGenerate(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         card, pieces = self._prompt_pieces(request)
-        async with aclosing(self._streamed(card, pieces, pb.StreamGenerateResponse)) as messages:  # type: ignore[type-var]
+        async with aclosing(self._streamed(card, pieces, pb.StreamGenerateResponse)) as messages:
             async for message in messages:
                 yield message
 
@@ -90,8 +97,8 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
             timings=end.timings, model_revision=card.revision,
         )  # fmt: skip
 
-    async def StreamChat(self, request: pb.ChatRequest, context: Any) -> AsyncIterator[pb.StreamChatResponse]:
+    async def StreamChat(self, request: pb.ChatRequest, context: Any) -> AsyncGenerator[pb.StreamChatResponse, None]:
         card, pieces = self._chat_pieces(request)
-        async with aclosing(self._streamed(card, pieces, pb.StreamChatResponse)) as messages:  # type: ignore[type-var]
+        async with aclosing(self._streamed(card, pieces, pb.StreamChatResponse)) as messages:
             async for message in messages:
                 yield message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int) 
         fields.number("sampling.max_tokens", sampling.max_tokens, 1, card.context_tokens)
         found["max_tokens"] = sampling.max_tokens
     for name, (least, most) in RANGES.items():
-        if sampling.HasField(name):
+        if sampling.HasField(name):  # type: ignore[arg-type]
             value = getattr(sampling, name)
             fields.number(f"sampling.{name}", value, least, most)
             found[name] = value
@@ -63,7 +63,7 @@ class Piece:
     """What was added, or, last, how it ended."""
 
     text: str
-    finish: int = common.FINISH_REASON_UNSPECIFIED
+    finish: common.FinishReason.ValueType = common.FINISH_REASON_UNSPECIFIED
     usage: common.Usage | None = None
     timings: common.StageTimings | None = None
 
@@ -72,7 +72,9 @@ class Generator:
     def __init__(self, triton: Triton, metrics: Metrics) -> None:
         self.triton, self.metrics = triton, metrics
 
-    async def stream(self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int) -> AsyncIterator[Piece]:
+    async def stream(
+        self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int
+    ) -> AsyncGenerator[Piece, None]:
         """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton."""
         tensors = {
             "text_input": scalar(prompt),

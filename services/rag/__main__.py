@@ -24,7 +24,9 @@ async def main() -> None:
     metrics, upstream = Metrics(registry), Upstream(settings)
     retriever = Retriever(upstream, metrics, settings.candidates)
     servicer = RagServicer(
-        Pipeline(upstream, retriever, metrics, settings), retriever, Ingester(upstream, metrics, settings.passage_tokens)
+        Pipeline(upstream, retriever, metrics, settings),
+        retriever,
+        Ingester(upstream, metrics, settings.passage_tokens),
     )
     part = server.Part("genmesh.v1.RagService", lambda s: add_RagServiceServicer_to_server(servicer, s))
     await server.serve("rag", settings, [part], upstream.probes(), registry, upstream.close)

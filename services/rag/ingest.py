@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from genmesh.v1 import embedding_pb2, rag_pb2 as pb, tokenization_pb2, vector_search_pb2
+from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
+from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
 from services.rag.documents import Section, context_line, is_markdown, sections, title_of
@@ -39,9 +40,15 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
     if not document.text.strip():
         return "DOCUMENT_EMPTY", "document.text is empty or holds white space only"
     if len(document.text) > MOST_CHARACTERS:
-        return "DOCUMENT_TOO_LONG", f"document.text has {len(document.text)} characters; at most {MOST_CHARACTERS} are allowed"
+        return (
+            "DOCUMENT_TOO_LONG",
+            f"document.text has {len(document.text)} characters; at most {MOST_CHARACTERS} are allowed",
+        )
     if reserved := sorted(name for name in document.metadata.fields if name.startswith("_")):
-        return "METADATA_RESERVED", f"document.metadata has {', '.join(reserved)}; names that begin with '_' are reserved"
+        return (
+            "METADATA_RESERVED",
+            f"document.metadata has {', '.join(reserved)}; names that begin with '_' are reserved",
+        )
     return None
 
 
@@ -49,7 +56,9 @@ class Ingester:
     def __init__(self, upstream: Upstream, metrics: Metrics, passage_tokens: int) -> None:
         self.upstream, self.metrics, self.passage_tokens = upstream, metrics, passage_tokens
 
-    async def ingest(self, document: pb.Document, collection: str, context: Any) -> AsyncIterator[pb.IngestResponse]:
+    async def ingest(
+        self, document: pb.Document, collection: str, context: Any
+    ) -> AsyncGenerator[pb.IngestResponse, None]:
         """Progress, then the result of one document; its failure is an event, not an error."""
         fault = document_fault(document)
         try:
@@ -78,7 +87,9 @@ class Ingester:
                 found += [(section, chunk) for chunk in answer.chunks if chunk.text]
         return found
 
-    async def _store(self, document: pb.Document, collection: str, context: Any) -> AsyncIterator[pb.IngestResponse]:
+    async def _store(
+        self, document: pb.Document, collection: str, context: Any
+    ) -> AsyncGenerator[pb.IngestResponse, None]:
         parts = sections(document.text, markdown=is_markdown(document))
         title = title_of(document, parts)
         revision = time.time_ns() // 1000
@@ -94,7 +105,9 @@ class Ingester:
                 batch = chunks[start : start + BATCH]
                 texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
                 with calling("embedding"):
-                    answer = await self.upstream.embedding.Embed(embedding_pb2.EmbedRequest(inputs=texts), **onward(context))
+                    answer = await self.upstream.embedding.Embed(
+                        embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
+                    )
                 entities = [
                     self._entity(document, title, revision, start + i, section, chunk, result.embedding.values)
                     for i, ((section, chunk), result) in enumerate(zip(batch, answer.results, strict=True))
@@ -140,7 +153,9 @@ class Ingester:
 
     async def _ensure(self, collection: str, dimension: int, context: Any) -> None:
         """Make the collection unless it is there."""
-        wanted = vector_search_pb2.Collection(name=collection, dimension=dimension, metric=vector_search_pb2.METRIC_COSINE)
+        wanted = vector_search_pb2.Collection(
+            name=collection, dimension=dimension, metric=vector_search_pb2.METRIC_COSINE
+        )
         try:
             with calling("vector_search"):
                 await self.upstream.vectors.CreateCollection(
@@ -161,6 +176,8 @@ class Ingester:
         count = await self._delete(collection, f"_document = {quoted(document_id)}", context)
         if not count:
             raise NotFound(
-                f"document_id: there is no document {document_id!r}", reason="DOCUMENT_NOT_FOUND", metadata={"field": "document_id"}
+                f"document_id: there is no document {document_id!r}",
+                reason="DOCUMENT_NOT_FOUND",
+                metadata={"field": "document_id"},
             )
         return count

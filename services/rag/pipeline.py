@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, rag_pb2 as pb, tokenization_pb2
+from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, tokenization_pb2
+from genmesh.v1 import rag_pb2 as pb
 
 from services.rag import grounding, prompt
 from services.rag.metrics import Metrics
@@ -31,7 +32,7 @@ class Pipeline:
     def __init__(self, upstream: Upstream, retriever: Retriever, metrics: Metrics, settings: Settings) -> None:
         self.upstream, self.retriever, self.metrics, self.settings = upstream, retriever, metrics, settings
 
-    async def answer(self, request: pb.AnswerRequest, top: int, context: Any) -> AsyncIterator[Event]:
+    async def answer(self, request: pb.AnswerRequest, top: int, context: Any) -> AsyncGenerator[Event, None]:
         """The events of one answer; text is sent only once it is checked."""
         watch, question = Stopwatch(), request.question.strip()
         usage = common_pb2.Usage()
@@ -54,7 +55,7 @@ class Pipeline:
             sources = await self._sources(question, passages, context, watch)
             yield Event(passages=pb.AnswerPassages(passages=passages))
 
-        groundings: list[int] = []
+        groundings: list[pb.Grounding.ValueType] = []
         quotation = grounding.quote(sources, self.settings.answer_threshold)
         if quotation is not None:
             yield Event(stage=pb.AnswerStage(stage="generate"))
@@ -111,7 +112,7 @@ class Pipeline:
     async def _generate(
         self, question: str, passages: list[pb.Passage], sources: list[grounding.Source], quotation: grounding.Grounded,
         request: pb.AnswerRequest, usage: common_pb2.Usage, context: Any,
-    ) -> AsyncIterator[grounding.Grounded]:  # fmt: skip
+    ) -> AsyncGenerator[grounding.Grounded, None]:  # fmt: skip
         """What goes out, as soon as each sentence is written and checked.
 
         An unsupported sentence is replaced by the quotation, once; what follows still goes out if it is supported.
@@ -152,7 +153,9 @@ class Pipeline:
             yield quotation
 
     @staticmethod
-    def _citation(grounded: grounding.Grounded, passages: list[pb.Passage], kind: int) -> pb.Citation:
+    def _citation(
+        grounded: grounding.Grounded, passages: list[pb.Passage], kind: pb.Grounding.ValueType
+    ) -> pb.Citation:
         passage = passages[grounded.source.number - 1]
         return pb.Citation(
             number=passage.number, passage_id=passage.id, document_id=passage.document_id,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from genmesh.v1 import embedding_pb2, rag_pb2 as pb, vector_search_pb2
+from genmesh.v1 import embedding_pb2, vector_search_pb2
+from genmesh.v1 import rag_pb2 as pb
+from google.protobuf import json_format
 
 from services.rag.documents import context_line
 from services.rag.metrics import Metrics
@@ -21,7 +23,7 @@ def to_passage(hit: vector_search_pb2.SearchHit) -> pb.Passage:
     metadata = dict(hit.entity.metadata.items())
     passage = pb.Passage(
         id=hit.entity.id, document_id=str(metadata.get("_document", "")), title=str(metadata.get("_title", "")),
-        headings=list(metadata.get("_headings", [])), text=hit.entity.text, score=hit.score,
+        headings=json_format.MessageToDict(hit.entity.metadata).get("_headings", []), text=hit.entity.text, score=hit.score,
     )  # fmt: skip
     for name, value in hit.entity.metadata.fields.items():
         if not name.startswith("_"):
@@ -42,7 +44,9 @@ class Retriever:
 
     async def embed(self, question: str, context: Any, watch: Stopwatch) -> list[float]:
         with calling("embedding"):
-            answer = await self.upstream.embedding.Embed(embedding_pb2.EmbedRequest(inputs=[question]), **onward(context))
+            answer = await self.upstream.embedding.Embed(
+                embedding_pb2.EmbedRequest(inputs=[question]), **onward(context)
+            )
         self._done(watch, "embed")
         if answer.results[0].HasField("error"):
             raise Internal(f"the question could not be embedded: {answer.results[0].error.message}")
@@ -60,7 +64,9 @@ class Retriever:
         self._done(watch, "search")
         return [to_passage(hit) for hit in answer.results[0].hits]
 
-    async def rerank(self, question: str, passages: list[pb.Passage], top: int, context: Any, watch: Stopwatch) -> list[pb.Passage]:
+    async def rerank(
+        self, question: str, passages: list[pb.Passage], top: int, context: Any, watch: Stopwatch
+    ) -> list[pb.Passage]:
         """The best passages, best first; a passage is read with its headings."""
         texts = [f"{context_of(p)}\n{p.text}" for p in passages]
         request = embedding_pb2.RerankRequest(query=question, passages=texts, top_n=top)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -20,11 +20,13 @@ class RagServicer(pb_grpc.RagServiceServicer):
     def __init__(self, pipeline: Pipeline, retriever: Retriever, ingester: Ingester) -> None:
         self.pipeline, self.retriever, self.ingester = pipeline, retriever, ingester
 
-    async def Ingest(self, request_iterator: AsyncIterator[pb.IngestRequest], context: Any) -> AsyncIterator[pb.IngestResponse]:
+    async def Ingest(
+        self, request_iterator: AsyncIterator[pb.IngestRequest], context: Any
+    ) -> AsyncGenerator[pb.IngestResponse, None]:
         collection = ""
         async for request in request_iterator:
             collection = collection or request.collection or DEFAULT_COLLECTION
-            async with aclosing(self.ingester.ingest(request.document, collection, context)) as events:  # type: ignore[type-var]
+            async with aclosing(self.ingester.ingest(request.document, collection, context)) as events:
                 async for event in events:
                     yield event
 
@@ -45,24 +47,26 @@ class RagServicer(pb_grpc.RagServiceServicer):
         watch.content()
         return pb.RetrieveResponse(passages=passages, timings=watch.timings())
 
-    async def _events(self, request: pb.AnswerRequest, context: Any) -> AsyncIterator[pb.StreamAnswerResponse]:
+    async def _events(self, request: pb.AnswerRequest, context: Any) -> AsyncGenerator[pb.StreamAnswerResponse, None]:
         fields = Fields()
         fields.text("question", request.question, most=4000)
         top = fields.defaulted("top_k", request.top_k, 4, 20)
         fields.number("max_tokens", request.max_tokens, 0, 1_000_000)
         fields.done()
-        async with aclosing(self.pipeline.answer(request, top, context)) as events:  # type: ignore[type-var]
+        async with aclosing(self.pipeline.answer(request, top, context)) as events:
             async for event in events:
                 yield event
 
-    async def StreamAnswer(self, request: pb.AnswerRequest, context: Any) -> AsyncIterator[pb.StreamAnswerResponse]:
-        async with aclosing(self._events(request, context)) as events:  # type: ignore[type-var]
+    async def StreamAnswer(
+        self, request: pb.AnswerRequest, context: Any
+    ) -> AsyncGenerator[pb.StreamAnswerResponse, None]:
+        async with aclosing(self._events(request, context)) as events:
             async for event in events:
                 yield event
 
     async def Answer(self, request: pb.AnswerRequest, context: Any) -> pb.AnswerResponse:
         response = pb.AnswerResponse()
-        async with aclosing(self._events(request, context)) as events:  # type: ignore[type-var]
+        async with aclosing(self._events(request, context)) as events:
             async for event in events:
                 kind = event.WhichOneof("event")
                 if kind == "text":

@@ -12,12 +12,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis.asyncio as redis
 from prometheus_client import CollectorRegistry, Counter
-from redis.backoff import NoBackoff
 from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.runtime import identity
@@ -76,8 +76,8 @@ class RedisStore:
         )  # fmt: skip
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        found: list[bytes | None] = await self._client.mget(list(keys))
-        return found
+        found: Any = await self._client.mget(list(keys))
+        return list(found)
 
     async def put(self, entries: Mapping[str, bytes]) -> None:
         async with self._client.pipeline(transaction=False) as pipe:
@@ -100,7 +100,10 @@ class Cache:
             else LocalStore(settings.cache_local_entries, settings.cache_ttl_seconds)
         )
         lookups = Counter(
-            f"genmesh_{service}_cache_lookups", "Entries asked for, by outcome.", ["cache", "outcome"], registry=registry
+            f"genmesh_{service}_cache_lookups",
+            "Entries asked for, by outcome.",
+            ["cache", "outcome"],
+            registry=registry,
         )
         self._hits, self._misses = lookups.labels(kind, "hit"), lookups.labels(kind, "miss")
         self._failures = Counter(
@@ -151,9 +154,7 @@ class Cache:
         self._resting_until = time.monotonic() + REST_SECONDS
         log.warning("the %s cache does not answer: %s", self.kind, failure)
 
-    async def compute(
-        self, keys: Sequence[str], work: Callable[[list[int]], Awaitable[list[bytes]]]
-    ) -> list[bytes]:
+    async def compute(self, keys: Sequence[str], work: Callable[[list[int]], Awaitable[list[bytes]]]) -> list[bytes]:
         """The values of keys that the cache lacks, computing each key once however many calls want it now.
 
         ``work`` gets the positions that nobody computes yet and returns their values. Values are stored.
@@ -188,7 +189,9 @@ class Cache:
                     raise  # this call itself was cancelled
                 lost.append(key)  # the call that computed it went away or failed
         if lost:
-            again = dict(zip(lost, await self.compute([*lost], lambda at: work([keys.index(lost[i]) for i in at])), strict=True))
+            again = dict(
+                zip(lost, await self.compute([*lost], lambda at: work([keys.index(lost[i]) for i in at])), strict=True)
+            )
             found |= again
         return [found[key] for key in keys]
 

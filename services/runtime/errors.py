@@ -122,14 +122,14 @@ def trailing(error: GenmeshError) -> tuple[tuple[str, bytes], ...]:
 
 def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
     """An error that another service returned, as our own; its details are kept where it has some."""
-    code: grpc.StatusCode = failure.code()  # type: ignore[attr-defined]
-    message = failure.details() or code.name  # type: ignore[attr-defined]
+    code: grpc.StatusCode = failure.code()
+    message = failure.details() or code.name
     error = GenmeshError(message, reason=f"{service.upper()}_FAILED")
     if code is grpc.StatusCode.UNAVAILABLE:
         error = Unavailable(f"the {service} service does not answer: {message}", retry_after_seconds=1.0)
         error.reason = f"{service.upper()}_UNAVAILABLE"
     error.code = code
-    for key, value in failure.trailing_metadata() or ():  # type: ignore[attr-defined]
+    for key, value in failure.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value)
             error.message = status.message

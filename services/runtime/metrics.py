@@ -34,9 +34,7 @@ class ServerMetrics:
             ["method"], buckets=buckets.INTER_TOKEN_SECONDS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge(prefix + "requests_in_flight", "Calls that run now.", registry=registry)
-        self.refused = Counter(
-            prefix + "requests_refused", "Calls refused because too many ran.", registry=registry
-        )
+        self.refused = Counter(prefix + "requests_refused", "Calls refused because too many ran.", registry=registry)
         for method in methods:
             self.prepare(method)
 

@@ -37,7 +37,7 @@ class Card:
 
     @property
     def has_tokenizer(self) -> bool:
-        return (self._weights / "tokenizer.json").is_file()
+        return bool((self._weights / "tokenizer.json").is_file())
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -72,7 +72,9 @@ class Card:
         try:
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
         except jinja2.TemplateError as failure:
-            raise invalid("messages", f"the model's chat template refuses them: {failure}", reason="CHAT_TEMPLATE_FAILED") from None
+            raise invalid(
+                "messages", f"the model's chat template refuses them: {failure}", reason="CHAT_TEMPLATE_FAILED"
+            ) from None
 
     def prompt_tokens(self, prompt: str) -> int:
         """The tokens of a prompt as the engine counts them: a leading begin token is never doubled."""
@@ -117,6 +119,8 @@ class Catalogue:
         card = self.get(name, default)
         if not card.has_tokenizer:
             raise NotFound(
-                f"model: {card.name} has no tokenizer", reason="MODEL_NOT_FOUND", metadata={"field": "model", "model": card.name}
+                f"model: {card.name} has no tokenizer",
+                reason="MODEL_NOT_FOUND",
+                metadata={"field": "model", "model": card.name},
             )
         return card

@@ -43,4 +43,6 @@ class Stopwatch:
 
     def timings(self) -> common.StageTimings:
         total = time.monotonic() - self._begun
-        return common.StageTimings(stages=self._stages, total_seconds=total, time_to_first_token_seconds=self._first or 0)
+        return common.StageTimings(
+            stages=self._stages, total_seconds=total, time_to_first_token_seconds=self._first or 0
+        )

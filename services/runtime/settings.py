@@ -59,7 +59,7 @@ def load(kind: type[S]) -> S:
     if unknown:
         sys.exit(f"Unknown setting {', '.join(unknown)}; this service knows {', '.join(sorted(known))}.")
     try:
-        return kind()
+        return kind()  # type: ignore[call-arg]  # the fields come from the environment
     except ValidationError as failure:
         problems = [f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in failure.errors()]
         sys.exit("Bad settings. " + "; ".join(problems) + ".")

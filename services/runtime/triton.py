@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,11 @@ class Triton:
         except InferenceServerException as failure:
             raise _error(model, failure) from None
 
-    async def stream(self, model: str, tensors: Mapping[str, np.ndarray]) -> AsyncIterator[triton.InferResult]:
+    async def stream(self, model: str, tensors: Mapping[str, np.ndarray]) -> AsyncGenerator[triton.InferResult, None]:
         """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
         request = {"model_name": model, "inputs": _inputs(tensors), "enable_empty_final_response": True}
 
-        async def one() -> AsyncIterator[dict[str, Any]]:
+        async def one() -> AsyncGenerator[dict[str, Any], None]:
             yield request
 
         responses = self._client.stream_infer(one())
@@ -74,7 +74,9 @@ class Triton:
                     yield result
                 if response.parameters["triton_final_response"].bool_param:
                     return
-            raise Unavailable(f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model})
+            raise Unavailable(
+                f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
+            )
         except InferenceServerException as failure:
             raise _error(model, failure) from None
         finally:

@@ -49,7 +49,7 @@ def broken_utf8(data: bytes, descriptor: Descriptor, path: str = "") -> str | No
                         body.decode("utf-8")
                     except UnicodeDecodeError:
                         return place
-                elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
                     inner = broken_utf8(body, field.message_type, place + ".")
                     if inner:
                         return inner

@@ -24,7 +24,9 @@ async def main() -> None:
     for card in servicer.catalogue.cards.values():
         if card.has_tokenizer:
             card.tokenizer.encode("warm up")
-    part = server.Part("genmesh.v1.TokenizationService", lambda s: add_TokenizationServiceServicer_to_server(servicer, s))
+    part = server.Part(
+        "genmesh.v1.TokenizationService", lambda s: add_TokenizationServiceServicer_to_server(servicer, s)
+    )
     await server.serve("tokenization", settings, [part], {}, metrics, cache.close)
 
 

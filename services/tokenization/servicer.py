@@ -5,13 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import tokenization_pb2 as pb
 from genmesh.v1 import tokenization_pb2_grpc as pb_grpc
 
 from services.runtime.cache import Cache
 from services.runtime.chat import check_messages, plain
-from services.runtime.errors import Violation, InvalidArgument
+from services.runtime.errors import InvalidArgument, Violation
 from services.runtime.models import Catalogue
 from services.runtime.outcome import cache_info
 from services.runtime.validation import Fields
@@ -56,7 +55,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
             fields.size(f"sequences[{i}].ids", sequence.ids, least=0, most=CHARACTERS)
             bad = next((j for j, token in enumerate(sequence.ids) if not 0 <= token < size), None)
             if bad is not None:
-                fields.fault(f"sequences[{i}].ids[{bad}]", f"is {sequence.ids[bad]}; the vocabulary has ids 0 to {size - 1}")
+                fields.fault(
+                    f"sequences[{i}].ids[{bad}]", f"is {sequence.ids[bad]}; the vocabulary has ids 0 to {size - 1}"
+                )
         fields.done()
         texts = card.tokenizer.decode_batch(
             [list(s.ids) for s in request.sequences], skip_special_tokens=not request.keep_special_tokens
@@ -86,7 +87,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         info = cache_info(hits=len(keys) - len(missing), misses=len(missing), answered=answered)
         return pb.CountResponse(counts=counts, total=sum(counts), cache=info)
 
-    async def ApplyChatTemplate(self, request: pb.ApplyChatTemplateRequest, context: Any) -> pb.ApplyChatTemplateResponse:
+    async def ApplyChatTemplate(
+        self, request: pb.ApplyChatTemplateRequest, context: Any
+    ) -> pb.ApplyChatTemplateResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
         check_messages(request.messages)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
@@ -100,7 +103,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         most = request.max_tokens or 200
         fields.number("max_tokens", most, 8, 8192)
         if not 0 <= request.overlap_tokens < most / 2:
-            fields.fault("overlap_tokens", f"is {request.overlap_tokens}; 0 to less than half of max_tokens ({most}) are allowed")
+            fields.fault(
+                "overlap_tokens", f"is {request.overlap_tokens}; 0 to less than half of max_tokens ({most}) are allowed"
+            )
         fields.done()
         return pb.ChunkResponse(
             chunks=[
@@ -117,7 +122,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
             fields.text(f"texts[{i}]", text, least=0, most=CHARACTERS, blank=True)
         reserved = fields.defaulted("reserved_output_tokens", request.reserved_output_tokens, 256, 10_000_000)
         overhead = fields.defaulted("overhead_tokens_per_text", request.overhead_tokens_per_text, 8, 1000)
-        window = fields.defaulted("max_context_tokens", request.max_context_tokens, card.context_tokens, card.context_tokens)
+        window = fields.defaulted(
+            "max_context_tokens", request.max_context_tokens, card.context_tokens, card.context_tokens
+        )
         fields.done()
         fixed = 0
         if request.fixed_messages:

@@ -22,7 +22,9 @@ async def main() -> None:
     registry = server.registry()
     store = Store(settings.milvus_url, settings.milvus_token, Metrics(registry), settings.flush_after_seconds)
     servicer = VectorSearchServicer(store)
-    part = server.Part("genmesh.v1.VectorSearchService", lambda s: add_VectorSearchServiceServicer_to_server(servicer, s))
+    part = server.Part(
+        "genmesh.v1.VectorSearchService", lambda s: add_VectorSearchServiceServicer_to_server(servicer, s)
+    )
     sealing = asyncio.create_task(store.seal())
 
     async def close() -> None:

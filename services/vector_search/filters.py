@@ -69,7 +69,7 @@ class _Not(_Node):
 
 
 @v_args(inline=True)
-class _Build(Transformer):  # type: ignore[misc]
+class _Build(Transformer[Token, _Node]):
     def name(self, *words: Token) -> str:
         return "metadata" + "".join(f"[{json.dumps(str(word))}]" for word in words)
 
@@ -126,7 +126,9 @@ def compile_filter(text: str) -> str:
         node: _Node = _Build().transform(tree)
     except UnexpectedInput as failure:
         place = f"line {failure.line}, column {failure.column}" if failure.line > 0 else "its end"
-        raise _invalid(f"does not parse at {place}: {text[max(0, (failure.pos_in_stream or 0) - 20) :][:40]!r}") from None
+        raise _invalid(
+            f"does not parse at {place}: {text[max(0, (failure.pos_in_stream or 0) - 20) :][:40]!r}"
+        ) from None
     except Exception as failure:  # a string with an escape that JSON does not know
         raise _invalid(f"does not parse: {failure}") from None
     return node.write(True)

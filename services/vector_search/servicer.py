@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from genmesh.v1 import vector_search_pb2 as pb
@@ -20,7 +20,12 @@ from services.vector_search.filters import compile_filter
 from services.vector_search.store import CollectionInfo, Store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-METRICS = {pb.METRIC_UNSPECIFIED: "COSINE", pb.METRIC_COSINE: "COSINE", pb.METRIC_INNER_PRODUCT: "IP", pb.METRIC_EUCLIDEAN: "L2"}
+METRICS = {
+    pb.METRIC_UNSPECIFIED: "COSINE",
+    pb.METRIC_COSINE: "COSINE",
+    pb.METRIC_INNER_PRODUCT: "IP",
+    pb.METRIC_EUCLIDEAN: "L2",
+}
 METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb.METRIC_EUCLIDEAN}
 FLOAT_MAX = 3.4028234663852886e38
 
@@ -115,7 +120,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
 
     async def UpsertStream(
         self, request_iterator: AsyncIterator[pb.UpsertStreamRequest], context: Any
-    ) -> AsyncIterator[pb.UpsertStreamResponse]:
+    ) -> AsyncGenerator[pb.UpsertStreamResponse, None]:
         total = 0
         async for message in request_iterator:
             stored = await self._upsert(message.request, "request.")
@@ -159,7 +164,9 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             fields.fault("filter", "either ids or a filter must be given, and not both")
         fields.done()
         expression = compile_filter(request.filter)
-        count = await self.store.delete(identity.current().tenant, request.collection, list(dict.fromkeys(request.ids)), expression)
+        count = await self.store.delete(
+            identity.current().tenant, request.collection, list(dict.fromkeys(request.ids)), expression
+        )
         return pb.DeleteResponse(deleted_count=count)
 
     async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:
@@ -176,11 +183,15 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             return pb.GetResponse(entities=map(from_row, rows))
         expression, after = compile_filter(request.filter), place_of(request.page_token)
         rows, more = await self.store.page(tenant, request.collection, expression, after, size, vectors=vectors)
-        return pb.GetResponse(entities=map(from_row, rows), next_page_token=token_of(rows[-1]["id"]) if more and rows else "")
+        return pb.GetResponse(
+            entities=map(from_row, rows), next_page_token=token_of(rows[-1]["id"]) if more and rows else ""
+        )
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
-            raise Unimplemented("mode: only DENSE is there yet", reason="SEARCH_MODE_NOT_AVAILABLE", metadata={"field": "mode"})
+            raise Unimplemented(
+                "mode: only DENSE is there yet", reason="SEARCH_MODE_NOT_AVAILABLE", metadata={"field": "mode"}
+            )
         self._named(request.collection)
         expression = compile_filter(request.filter)
         tenant = identity.current().tenant

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -75,7 +76,9 @@ class Store:
             except MilvusException as failure:
                 if failure.code != NOT_LOADED or not name:
                     raise
-                await loop.run_in_executor(self._pool, lambda: client.load_collection(name, timeout=CALL_TIMEOUT_SECONDS))
+                await loop.run_in_executor(
+                    self._pool, lambda: client.load_collection(name, timeout=CALL_TIMEOUT_SECONDS)
+                )
                 return await loop.run_in_executor(self._pool, work, client)
         except MilvusException as failure:
             if failure.code == NOT_FOUND:
@@ -137,7 +140,9 @@ class Store:
 
         if not await self._call("create", physical, work):
             raise AlreadyExists(
-                f"collection.name: there is a collection {name!r} already", reason="COLLECTION_EXISTS", metadata={"collection": name}
+                f"collection.name: there is a collection {name!r} already",
+                reason="COLLECTION_EXISTS",
+                metadata={"collection": name},
             )
         self._dimensions[physical] = dimension
 
@@ -198,7 +203,9 @@ class Store:
     async def _read(self, physical: str, ids: Sequence[str], *, vectors: bool) -> dict[str, dict[str, Any]]:
         fields = ["id", "text", "metadata", *(["vector"] if vectors else [])]
         rows = await self._call(
-            "query", physical, lambda c: c.query(physical, ids=list(ids), output_fields=fields, timeout=CALL_TIMEOUT_SECONDS)
+            "query",
+            physical,
+            lambda c: c.query(physical, ids=list(ids), output_fields=fields, timeout=CALL_TIMEOUT_SECONDS),
         )
         return {row["id"]: row for row in rows}
 
@@ -223,9 +230,11 @@ class Store:
         physical = self.physical(tenant, name)
         total = 0
         while True:
-            there = list(await self._read(physical, ids, vectors=False)) if ids else await self._ids(physical, expression)
+            there = (
+                list(await self._read(physical, ids, vectors=False)) if ids else await self._ids(physical, expression)
+            )
             if there:
-                await self._call("delete", physical, lambda c, t=there: c.delete(physical, ids=t, timeout=CALL_TIMEOUT_SECONDS))  # type: ignore[misc]
+                await self._call("delete", physical, partial(self._delete_ids, physical, there))
             total += len(there)
             if ids or len(there) < MOST_ROWS:
                 self.metrics.deleted.inc(total)
@@ -245,6 +254,14 @@ class Store:
         )  # fmt: skip
         return [list(hits) for hits in found]
 
+    @staticmethod
+    def _delete_ids(physical: str, ids: list[str], client: MilvusClient) -> None:
+        client.delete(physical, ids=ids, timeout=CALL_TIMEOUT_SECONDS)
+
+    @staticmethod
+    def _flush(physical: str, client: MilvusClient) -> None:
+        client.flush(physical, timeout=CALL_TIMEOUT_SECONDS)
+
     async def seal(self) -> None:
         """Flush collections that had no new vectors for a while: a search in sealed ones is several times faster."""
         while True:
@@ -254,7 +271,7 @@ class Store:
                     continue
                 del self._dirty[physical]
                 try:
-                    await self._call("flush", physical, lambda c, p=physical: c.flush(p, timeout=CALL_TIMEOUT_SECONDS))  # type: ignore[misc]
+                    await self._call("flush", physical, partial(self._flush, physical))
                 except Exception as failure:  # the vectors are safe, only slower to search
                     log.warning("flush failed: %s", failure)
 
@@ -264,7 +281,11 @@ def _quoted(text: str) -> str:
 
 
 def _no_collection() -> NotFound:
-    return NotFound("collection: there is no collection of that name", reason="COLLECTION_NOT_FOUND", metadata={"field": "collection"})
+    return NotFound(
+        "collection: there is no collection of that name",
+        reason="COLLECTION_NOT_FOUND",
+        metadata={"field": "collection"},
+    )
 
 
 def _gone(failure: Exception) -> Unavailable:

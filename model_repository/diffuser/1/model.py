@@ -26,7 +26,11 @@ class TritonPythonModel:
         self.cancelled, self.saved_steps, self.running = (
             self._metric(name, description, kind, args["model_name"])
             for name, description, kind in (
-                ("cancelled_requests_total", "Images dropped because their client went away", pb_utils.MetricFamily.COUNTER),
+                (
+                    "cancelled_requests_total",
+                    "Images dropped because their client went away",
+                    pb_utils.MetricFamily.COUNTER,
+                ),
                 ("saved_steps_total", "Steps that cancelled images did not run", pb_utils.MetricFamily.COUNTER),
                 ("running_requests", "Images being drawn", pb_utils.MetricFamily.GAUGE),
             )
@@ -43,7 +47,10 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                asked = {name: value(request, name) for name in ("prompt", "width", "height", "steps", "guidance_scale", "seed")}
+                asked = {
+                    name: value(request, name)
+                    for name in ("prompt", "width", "height", "steps", "guidance_scale", "seed")
+                }
                 asked["negative_prompt"] = value(request, "negative_prompt", "")
                 asked["preview_every_steps"] = value(request, "preview_every_steps", 0)
                 self.inbox.put_nowait((asked, sender))

@@ -71,13 +71,19 @@ class TritonPythonModel:
                 )  # fmt: skip
             tensors = [pb_utils.Tensor("text_output", np.array([piece.text.encode()], dtype=np.object_))]
             if wanted["finish_reason"]:
-                tensors.append(pb_utils.Tensor("finish_reason", np.array([(piece.finish_reason or "").encode()], dtype=np.object_)))
+                tensors.append(
+                    pb_utils.Tensor("finish_reason", np.array([(piece.finish_reason or "").encode()], dtype=np.object_))
+                )
             if wanted["cumulative_logprob"]:
-                tensors.append(pb_utils.Tensor("cumulative_logprob", np.array([generation.cumulative_logprob], dtype=np.float32)))
+                tensors.append(
+                    pb_utils.Tensor("cumulative_logprob", np.array([generation.cumulative_logprob], dtype=np.float32))
+                )
             if wanted["logprobs"]:
                 tensors.append(pb_utils.Tensor("logprobs", np.array([logprobs_json(piece).encode()], dtype=np.object_)))
             if wanted["num_input_tokens"]:
-                tensors.append(pb_utils.Tensor("num_input_tokens", np.array([generation.input_tokens], dtype=np.uint32)))
+                tensors.append(
+                    pb_utils.Tensor("num_input_tokens", np.array([generation.input_tokens], dtype=np.uint32))
+                )
             if wanted["num_output_tokens"]:
                 tensors.append(pb_utils.Tensor("num_output_tokens", np.array([piece.tokens], dtype=np.uint32)))
             sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if piece.finish_reason else 0)

@@ -33,7 +33,9 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
             pairs = [list(zip(texts(r, "query"), texts(r, "passage"), strict=True)) for r in requests]
-            vectors = self._token_vectors(list(dict.fromkeys(text for group in pairs for pair in group for text in pair)))
+            vectors = self._token_vectors(
+                list(dict.fromkeys(text for group in pairs for pair in group for text in pair))
+            )
             return [
                 pb_utils.InferenceResponse(
                     [

@@ -78,22 +78,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="go on from a trained folder; its autoencoder stays as it is")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     rng = random.Random(args.seed)
 
-    tokenizer = make_tokenizer(args.out / "tokenizer")
+    begin = StableDiffusionPipeline.from_pretrained(args.start, safety_checker=None) if args.start else None
+    tokenizer = begin.tokenizer if begin else make_tokenizer(args.out / "tokenizer")
     drawn = [sample(rng) for _ in range(6000)]
     pictures = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1).float() / 127.5 - 1 for i, _ in drawn])
-    prompts = tokenizer([p for _, p in drawn], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    prompts = tokenizer(
+        [p for _, p in drawn], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     empty = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids[0]
 
-    vae = train_autoencoder(pictures, args.minutes * 0.25)
+    vae = begin.vae if begin else train_autoencoder(pictures, args.minutes * 0.25)
     vae.eval().requires_grad_(False)
     with torch.no_grad():
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
-    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    if not begin:
+        vae.register_to_config(scaling_factor=float(1 / latents.std()))
     latents = latents * vae.config.scaling_factor
 
     text = CLIPTextModel(CLIPTextConfig(
@@ -106,22 +111,29 @@ def main() -> None:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
+    if begin:
+        text, unet = begin.text_encoder, begin.unet
     parameters = [*text.parameters(), *unet.parameters()]
-    print(f"autoencoder {sum(p.numel() for p in vae.parameters()):,}, text and U-Net {sum(p.numel() for p in parameters):,} parameters")
+    print(
+        f"autoencoder {sum(p.numel() for p in vae.parameters()):,}, text and U-Net {sum(p.numel() for p in parameters):,} parameters"
+    )
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
     )  # fmt: skip
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     average = [p.detach().clone() for p in parameters]
-    begun, step, minutes = time.monotonic(), 0, args.minutes * 0.75
+    begun, step, minutes = time.monotonic(), 0, args.minutes * (1 if begin else 0.75)
     while (progress := (time.monotonic() - begun) / 60 / minutes) < 1:
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 100) * (1.02 - progress)
+        optimizer.param_groups[0]["lr"] = (7e-4 if begin else 1e-3) * min(1, (step + 1) / 100) * (1.02 - progress)
         chosen = torch.randint(len(latents), (32,))
         tokens = torch.where(torch.rand(32, 1) < 0.1, empty, prompts[chosen])
         clean, noise, when = latents[chosen], torch.randn(32, 4, 16, 16), torch.randint(1000, (32,))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = unet(scheduler.add_noise(clean, noise, when), when, text(tokens).last_hidden_state).sample
-        loss = functional.mse_loss(predicted.float(), noise)
+        # An error where noise is strong decides the colour, yet weighs little in epsilon; weigh it as
+        # velocity prediction would (Salimans & Ho 2022), up to a limit.
+        weight = (1 / scheduler.alphas_cumprod[when]).clamp(max=10.0)
+        loss = (functional.mse_loss(predicted.float(), noise, reduction="none").mean(dim=(1, 2, 3)) * weight).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

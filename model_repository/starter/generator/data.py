@@ -28,11 +28,72 @@ OTHER_SYSTEMS = (
     "Use only the passages below. Cite your source as [n].",
     "Answer with the words of a passage.",
 )
-FUNCTION_WORDS = "the of in a to is was and by with for on at from that it as are its has".split()
-QUESTION_WORDS = "What Who Where When Which How Why".split()
-COLOURS = "red blue green yellow black white purple orange grey brown pink silver golden".split()
-MONTHS = "January February March April May June July August September October November December".split()
-UNITS = "metres kilometres litres kilograms tonnes hours minutes days euros miles degrees watts".split()
+FUNCTION_WORDS = [
+    "the",
+    "of",
+    "in",
+    "a",
+    "to",
+    "is",
+    "was",
+    "and",
+    "by",
+    "with",
+    "for",
+    "on",
+    "at",
+    "from",
+    "that",
+    "it",
+    "as",
+    "are",
+    "its",
+    "has",
+]
+QUESTION_WORDS = ["What", "Who", "Where", "When", "Which", "How", "Why"]
+COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "black",
+    "white",
+    "purple",
+    "orange",
+    "grey",
+    "brown",
+    "pink",
+    "silver",
+    "golden",
+]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+UNITS = [
+    "metres",
+    "kilometres",
+    "litres",
+    "kilograms",
+    "tonnes",
+    "hours",
+    "minutes",
+    "days",
+    "euros",
+    "miles",
+    "degrees",
+    "watts",
+]
 
 # (statement, questions). {E}: a name, the same in both; the rest is drawn for the statement.
 FACTS: list[tuple[str, tuple[str, ...]]] = [
@@ -129,8 +190,37 @@ class World:
         words, prose = vocabulary_words(), prose_sentences()
         split.shuffle(words)
         split.shuffle(prose)
-        syllables = [c + v + e for c in "b br d dr f g gl h j k kr l m n p pl r s st t tr v w z".split()
-                     for v in "a e i o u ai ea ou".split() for e in ("", "n", "r", "l", "s", "th")]
+        syllables = [
+            c + v + e
+            for c in [
+                "b",
+                "br",
+                "d",
+                "dr",
+                "f",
+                "g",
+                "gl",
+                "h",
+                "j",
+                "k",
+                "kr",
+                "l",
+                "m",
+                "n",
+                "p",
+                "pl",
+                "r",
+                "s",
+                "st",
+                "t",
+                "tr",
+                "v",
+                "w",
+                "z",
+            ]
+            for v in ["a", "e", "i", "o", "u", "ai", "ea", "ou"]
+            for e in ("", "n", "r", "l", "s", "th")
+        ]
         split.shuffle(syllables)
         cut, pcut, scut = len(words) * 6 // 7, len(prose) * 6 // 7, len(syllables) * 6 // 7
         self.words = words[cut:] if held_out else words[:cut]
@@ -235,7 +325,9 @@ class World:
         """One sample. ``level`` 0 has one or two sentences; 3 has up to five passages of up to three."""
         r = self.rng
         if level >= 2 and r.random() < 0.02:
-            return Sample(r.choice((SYSTEM, None)), r.choice(("Hello!", "Hi there.", self._random_sentence([]))), NO_PASSAGES)
+            return Sample(
+                r.choice((SYSTEM, None)), r.choice(("Hello!", "Hi there.", self._random_sentence([]))), NO_PASSAGES
+            )
         passages_n = (r.randint(1, 2), r.randint(1, 3), r.randint(2, 4), r.randint(1, 5))[level]
         per = (1, 1, 2, 3)[level]
         counts = [r.randint(1, per) for _ in range(passages_n)]

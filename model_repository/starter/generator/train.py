@@ -50,7 +50,9 @@ class Encoded:
 
 def encode(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Encoded:
     core = tokenizer.backend_tokenizer
-    special = {name: core.token_to_id(name) for name in ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")}
+    special = {
+        name: core.token_to_id(name) for name in ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+    }
     ids = [special["<|begin|>"]]
     if sample.system is not None:
         ids += [special["<|system|>"], *core.encode(" " + sample.system).ids, special["<|end|>"]]
@@ -168,7 +170,9 @@ def main() -> None:
         pad_token_id=tokenizer.pad_token_id, initializer_range=0.04, attn_implementation="eager",
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, system prompt {len(tokenizer(SYSTEM).input_ids)} tokens")
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, system prompt {len(tokenizer(SYSTEM).input_ids)} tokens"
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
     batches = Batches(World(args.seed + 1), tokenizer, args.tokens)
     begun, step, seen, shown, level = time.monotonic(), 0, 0, 0.0, -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +49,21 @@ def decoder(kind: type[Message], limit: int) -> Callable[[bytes], Any]:
     def decode(data: bytes) -> Any:
         if len(data) > limit:
             text = f"the message has {len(data)} bytes; at most {limit} are allowed"
-            return Undecodable(ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)}))
+            return Undecodable(
+                ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)})
+            )
         try:
             return kind.FromString(data)
         except DecodeError:
-            field = broken_utf8(data, kind.DESCRIPTOR)
+            field = broken_utf8(data, kind.DESCRIPTOR)  # type: ignore[arg-type]
             if field is None:
-                return Undecodable(InvalidArgument("the message is not a " + kind.DESCRIPTOR.full_name, reason="MALFORMED_MESSAGE"))
+                return Undecodable(
+                    InvalidArgument("the message is not a " + kind.DESCRIPTOR.full_name, reason="MALFORMED_MESSAGE")
+                )
             text = "is not valid UTF-8"
-            return Undecodable(InvalidArgument(f"{field}: {text}", reason="INVALID_UTF8", violations=[Violation(field, text)]))
+            return Undecodable(
+                InvalidArgument(f"{field}: {text}", reason="INVALID_UTF8", violations=[Violation(field, text)])
+            )
 
     return decode
 
@@ -94,7 +100,11 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             marks = content_marks(message_factory.GetMessageClass(method.output_type))
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
             behaviour = self._stream(name, inner, marks)
-            make = grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
         else:
             behaviour = self._unary(name, handler.unary_unary)
             make = grpc.unary_unary_rpc_method_handler
@@ -136,7 +146,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     def _stream(self, name: str, inner: Any, has_content: Callable[[Any], bool]) -> Any:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
             begun = time.monotonic()
             code = grpc.StatusCode.OK
             last: float | None = None
@@ -170,7 +180,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     @staticmethod
-    async def _checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _checked(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         async for request in requests:
             if isinstance(request, Undecodable):
                 raise request.error

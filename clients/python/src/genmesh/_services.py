@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
+from genmesh.errors import DeadlineExceeded
 from genmesh.v1 import (  # noqa: F401 - registers the descriptors
     diffusion_pb2,
     embedding_pb2,
@@ -62,6 +64,12 @@ def channel_options(target_retries: bool = True) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", MESSAGE_LIMIT),
         ("grpc.keepalive_time_ms", 20_000),
     ]
+
+
+def check_deadline(timeout: float | None) -> None:
+    """Refuse a deadline that has passed; the transport would round it up to its clock's next tick."""
+    if timeout is not None and timeout <= 0:
+        raise DeadlineExceeded(f"the deadline has passed ({timeout:g} s)", grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def with_key(metadata: Any, api_key: str | None) -> tuple[tuple[str, str | bytes], ...]:

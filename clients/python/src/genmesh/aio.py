@@ -50,7 +50,9 @@ class Service:
 def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None) -> Callable[..., Any]:
     request_class = _services.message_class(method, output=False)
     response_class = _services.message_class(method, output=True)
-    arity = ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
+    arity = (
+        ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
+    )
     stub = getattr(channel, arity)(
         path, request_serializer=request_class.SerializeToString, response_deserializer=response_class.FromString
     )
@@ -70,6 +72,7 @@ def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None
             raise from_rpc_error(failure) from None
 
     def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
+        _services.check_deadline(timeout)
         body: Any = each(request) if method.client_streaming else _services.to_message(request, request_class)
         arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
         return Stream(stub(body, **arguments)) if method.server_streaming else unary(body, arguments)
@@ -89,11 +92,15 @@ class Client:
     rag: Service
     models: Service
 
-    def __init__(self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         """``target``: host:port of the gateway. ``credentials``: for TLS; plain text where None."""
         options = _services.channel_options()
         self.channel: grpc.aio.Channel = (
-            grpc.aio.secure_channel(target, credentials, options) if credentials else grpc.aio.insecure_channel(target, options)
+            grpc.aio.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(target, options)
         )
         for attribute, name in _services.SERVICES.items():
             setattr(self, attribute, Service(self.channel, name, api_key))

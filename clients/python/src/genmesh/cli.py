@@ -22,7 +22,9 @@ from genmesh.client import Client
 from genmesh.errors import GenmeshError
 from genmesh.v1 import common_pb2, models_pb2, rag_pb2
 
-app = typer.Typer(help="Talk to a Genmesh gateway.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Talk to a Genmesh gateway.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
 CREDENTIALS = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "genmesh" / "client.json"
 
@@ -76,7 +78,9 @@ def _stdin_or(value: str | None, what: str) -> str:
 
 @app.command()
 def ask(
-    question: Annotated[str | None, typer.Argument(help="The question; read from standard input where left out.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="The question; read from standard input where left out.")
+    ] = None,
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to answer from.")] = "",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the model reads at most.")] = 0,
     filter: Annotated[str, typer.Option(help='A filter, such as: source = "handbook"')] = "",
@@ -84,7 +88,12 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question from ingested documents, with citations that were checked."""
-    request = {"question": _stdin_or(question, "a question"), "collection": collection, "top_k": top_k, "filter": filter}
+    request = {
+        "question": _stdin_or(question, "a question"),
+        "collection": collection,
+        "top_k": top_k,
+        "filter": filter,
+    }
     with _client() as client:
         begun, first = time.monotonic(), 0.0
         passages: dict[int, rag_pb2.Passage] = {}
@@ -105,7 +114,9 @@ def ask(
                 elif kind == "summary":
                     print()
                     _sources(citations, passages)
-                    note = {2: "quoted from the passage", 3: "no passage answers"}.get(event.summary.grounding, "checked")
+                    note = {2: "quoted from the passage", 3: "no passage answers"}.get(
+                        event.summary.grounding, "checked"
+                    )
                     usage = event.summary.usage
                     total = event.summary.timings.total_seconds
                     err.print(
@@ -123,7 +134,9 @@ def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Pass
 
 @app.command()
 def chat(
-    message: Annotated[str | None, typer.Argument(help="A message; a conversation on the terminal where left out.")] = None,
+    message: Annotated[
+        str | None, typer.Argument(help="A message; a conversation on the terminal where left out.")
+    ] = None,
     system: Annotated[str, typer.Option(help="A system message.")] = "",
     model: Annotated[str, typer.Option(help="The model.")] = "",
     max_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 256,
@@ -137,7 +150,11 @@ def chat(
 
         def turn(text: str) -> None:
             messages.append({"role": "user", "content": text})
-            request = {"model": model, "messages": messages, "sampling": {"max_tokens": max_tokens, "temperature": temperature}}
+            request = {
+                "model": model,
+                "messages": messages,
+                "sampling": {"max_tokens": max_tokens, "temperature": temperature},
+            }
             answer = []
             with client.generation.StreamChat(request, timeout=timeout) as pieces:
                 for piece in pieces:
@@ -165,7 +182,9 @@ def chat(
 def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
     ttft, total = timings.time_to_first_token_seconds, timings.total_seconds
     rate = (usage.output_tokens - 1) / (total - ttft) if usage.output_tokens > 1 and total > ttft else 0
-    err.print(f"[dim]TTFT {ttft * 1000:.0f} ms, {rate:.0f} tokens/s, {usage.input_tokens} read, {usage.output_tokens} written[/dim]")
+    err.print(
+        f"[dim]TTFT {ttft * 1000:.0f} ms, {rate:.0f} tokens/s, {usage.input_tokens} read, {usage.output_tokens} written[/dim]"
+    )
 
 
 def _documents(paths: list[Path], collection: str) -> Iterator[dict[str, Any]]:
@@ -190,7 +209,13 @@ def ingest(
     if not files:
         raise typer.BadParameter("there are no .md or .txt files there")
     failed = passages = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("documents"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("documents"),
+        TimeElapsedColumn(),
+    )
     with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("ingest", total=len(files))
         sent = 0
@@ -233,20 +258,29 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find passages, without an answer."""
-    request = {"question": _stdin_or(question, "a question"), "collection": collection, "top_k": top_k, "filter": filter}
+    request = {
+        "question": _stdin_or(question, "a question"),
+        "collection": collection,
+        "top_k": top_k,
+        "filter": filter,
+    }
     with _client() as client:
         response = client.rag.Retrieve(request, timeout=timeout)
     if as_json:
         _print_json(response)
         return
     for passage in response.passages:
-        out.print(f"[bold]\\[{passage.number}][/bold] {escape(' > '.join([passage.document_id, *passage.headings]))} [dim]{passage.score:.3f}[/dim]")
+        out.print(
+            f"[bold]\\[{passage.number}][/bold] {escape(' > '.join([passage.document_id, *passage.headings]))} [dim]{passage.score:.3f}[/dim]"
+        )
         out.print("    " + escape(passage.text.replace("\n", "\n    ")))
 
 
 @app.command()
 def embed(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; the lines of standard input where left out.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; the lines of standard input where left out.")
+    ] = None,
     model: Annotated[str, typer.Option()] = "",
     timeout: Timeout = 60,
     as_json: Json = False,
@@ -282,7 +316,9 @@ def tokens(
         _print_json(response)
         return
     sequence = response.sequences[0]
-    for number, (token, start, end) in enumerate(zip(sequence.tokens, sequence.start_offsets, sequence.end_offsets, strict=True)):
+    for number, (token, start, end) in enumerate(
+        zip(sequence.tokens, sequence.start_offsets, sequence.end_offsets, strict=True)
+    ):
         out.print(f"{sequence.ids[number]:>8}  {start:>5}-{end:<5}  {escape(token)}")
     err.print(f"[dim]{len(sequence.ids)} tokens of {response.model_revision}[/dim]")
 
@@ -353,6 +389,7 @@ def models(
 def status(timeout: Timeout = 5, as_json: Json = False) -> None:
     """Show whether each service answers."""
     import grpc
+
     from genmesh._services import SERVICES
 
     # The health protocol, called by its path: the client needs no further package for two small messages.
@@ -365,7 +402,7 @@ def status(timeout: Timeout = 5, as_json: Json = False) -> None:
                 answer = check(b"\x0a" + bytes([len(encoded)]) + encoded, timeout=timeout)
                 found[attribute] = "SERVING" if answer == b"\x08\x01" else "NOT_SERVING"
             except grpc.RpcError as failure:
-                found[attribute] = failure.code().name  # type: ignore[attr-defined]
+                found[attribute] = failure.code().name
     if as_json:
         print(json.dumps(found))
     else:

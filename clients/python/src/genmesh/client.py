@@ -55,12 +55,15 @@ class Service:
 def _bind(channel: grpc.Channel, path: str, method: Any, api_key: str | None) -> Callable[..., Any]:
     request_class = _services.message_class(method, output=False)
     response_class = _services.message_class(method, output=True)
-    arity = ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
+    arity = (
+        ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
+    )
     stub = getattr(channel, arity)(
         path, request_serializer=request_class.SerializeToString, response_deserializer=response_class.FromString
     )
 
     def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
+        _services.check_deadline(timeout)
         if method.client_streaming:
             body: Any = (_services.to_message(item, request_class) for item in request)
         else:
@@ -88,7 +91,9 @@ class Client:
     rag: Service
     models: Service
 
-    def __init__(self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         """``target``: host:port of the gateway. ``credentials``: for TLS; plain text where None."""
         options = _services.channel_options()
         self.channel: grpc.Channel = (

@@ -110,9 +110,9 @@ _CLASSES: dict[grpc.StatusCode, type[GenmeshError]] = {
 
 def from_rpc_error(failure: grpc.RpcError) -> GenmeshError:
     """The exception for a failed call."""
-    code: grpc.StatusCode = failure.code()  # type: ignore[attr-defined]
-    error = _CLASSES.get(code, GenmeshError)(failure.details() or code.name, code)  # type: ignore[attr-defined]
-    for key, value in failure.trailing_metadata() or ():  # type: ignore[attr-defined]
+    code: grpc.StatusCode = failure.code()
+    error = _CLASSES.get(code, GenmeshError)(failure.details() or code.name, code)
+    for key, value in failure.trailing_metadata() or ():
         if key != "grpc-status-details-bin":
             continue
         try:

@@ -1,0 +1,77 @@
+# Everything that a developer or CI runs. All that is installed, built or written lies in .state.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT_OFFSET ?= 0
+STATE := .state
+BIN := $(STATE)/venv/dev/bin
+TRITON := $(STATE)/venv/triton/bin/python
+LOCAL := $(BIN)/python -m deploy.local
+STUBS := clients/python/src/genmesh/v1/__init__.py
+PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
+
+.PHONY: help setup proto models up down status logs test test-unit test-contract test-integration test-e2e check fmt lock bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+
+setup: ## Install packages and environments
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Genmesh needs Python 3.11; set PYTHON=/path/to/python3.11")'
+	@scripts/packages.sh $(PYTHON)
+	@scripts/environment.sh $(PYTHON) $(STATE) dev requirements/dev.txt clients/python
+	@scripts/environment.sh $(PYTHON) $(STATE) triton requirements/triton.txt
+
+$(STUBS): $(wildcard protos/genmesh/v1/*.proto) protos/service_config.json scripts/proto.sh
+	@scripts/proto.sh $(BIN)
+
+proto: setup $(STUBS) ## Generate the stubs
+
+models: setup ## Build Triton's models from model_repository/models.yaml
+	@$(TRITON) model_repository/build.py --into $(STATE)/models
+
+up: proto models ## Start the cluster, ingest samples, answer a question, draw an image
+	@$(LOCAL) up --port-offset $(PORT_OFFSET)
+
+down: ## Stop what `make up` started
+	@if [ -x $(BIN)/python ]; then $(LOCAL) down; else echo "Nothing is installed, so nothing runs."; fi
+
+status: ## Tell how each part is
+	@$(LOCAL) status
+
+logs: ## Show the last lines of each log; NAME=rag LINES=100 for one
+	@$(LOCAL) logs $(NAME) --lines $(or $(LINES),10)
+
+test: test-unit test-contract test-integration test-e2e ## Run all tests (they start what they need on free ports)
+
+test-unit: proto ## Fast tests without servers
+	@$(PYTEST) tests/unit
+
+test-contract: proto models ## Protos, models and configuration agree
+	@$(PYTEST) tests/contract
+
+test-integration: proto models ## Each service against real Triton, Redis and Milvus
+	@$(PYTEST) tests/integration
+
+test-e2e: proto models ## The whole cluster as a user meets it
+	@$(PYTEST) tests/e2e
+
+check: proto ## Formatter, linter, types, proto lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/buf lint protos
+	@$(BIN)/buf format --diff --exit-code protos
+
+fmt: proto ## Format and fix
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format -w protos
+
+bench: proto models ## Measure hops, embedding, cancellation and memory; prints a table
+	@PYTHONPATH=. $(BIN)/python -m loadtest.bench
+
+lock: setup ## Resolve requirements/*.in anew
+	@for name in services dev triton; do \
+	  $(STATE)/venv/tools/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header requirements/$$name.in -o requirements/$$name.txt; \
+	done
+
+clean: down ## Stop the cluster and delete all that it wrote
+	@rm -rf $(STATE)

@@ -1,0 +1,107 @@
+"""DiffusionService against the diffuser in Triton; shape and colour are measured in the pixels."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+
+import pytest
+from genmesh import Client
+from genmesh.errors import InvalidArgument, NotFound
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.metrics import scrape
+
+sys.path.insert(0, str(ROOT / "model_repository" / "starter" / "diffuser"))
+SHAPES = ("circle", "square", "triangle", "star")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+
+
+def picture(image) -> Image.Image:
+    assert image.mime_type == "image/png"
+    opened = Image.open(io.BytesIO(image.data))
+    assert opened.size == (image.width, image.height)
+    return opened
+
+
+def test_the_diffuser_draws_the_named_shape_in_the_named_colour(client: Client) -> None:
+    """Six colours and four shapes, each once: nearly all right."""
+    import data as drawing
+
+    wrong = []
+    for i, shape in enumerate(SHAPES):
+        for j, colour in enumerate(COLOURS):
+            response = client.diffusion.GenerateImage({"prompt": f"a {colour} {shape}", "seed": 10 * i + j})
+            seen = drawing.recognise(picture(response.image))
+            if seen != (shape, colour):
+                wrong.append((shape, colour, seen))
+    assert len(wrong) <= 3, wrong
+
+
+def test_a_seed_gives_the_same_image_again(client: Client) -> None:
+    first = client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 4})
+    again = client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 4, "seed": first.image.seed})
+    other = client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 4, "seed": first.image.seed + 1})
+    assert first.image.data == again.image.data != other.image.data
+
+
+def test_a_stream_reports_each_step_and_previews(client: Client) -> None:
+    events = list(client.diffusion.StreamGenerateImage({"prompt": "a blue star", "steps": 6, "preview_every_steps": 2}))
+    steps = [e.step for e in events[:-1]]
+    assert [s.step for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [s.HasField("preview") for s in steps] == [False, True, False, True, False, False]
+    assert picture(steps[1].preview).size == picture(events[-1].image.image).size
+
+
+def test_size_and_negative_prompt(client: Client) -> None:
+    request = {"prompt": "a red circle", "width": 96, "height": 64, "steps": 3, "seed": 3}
+    plain = client.diffusion.GenerateImage(request)
+    assert picture(plain.image).size == (96, 64)
+    assert client.diffusion.GenerateImage(request | {"negative_prompt": "a red circle"}).image.data != plain.image.data
+
+
+def test_a_client_that_leaves_stops_the_model_within_one_step(running, client: Client) -> None:
+    port = running.cluster.ports["triton_metrics"]
+    key = ("genmesh_diffuser_cancelled_requests_total", 'model="diffuser"')
+    saved = ("genmesh_diffuser_saved_steps_total", 'model="diffuser"')
+    before = scrape(port)
+    stream = client.diffusion.StreamGenerateImage({"prompt": "a red circle", "steps": 200})
+    iterator = iter(stream)
+    for _ in range(5):
+        last = next(iterator)
+    stream.cancel()
+    end = time.monotonic() + 5
+    while scrape(port)[key] == before[key]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    # Steps may have run between the last that was read and the cancellation.
+    assert scrape(port)[saved] - before[saved] >= 200 - last.step.step - 20
+    assert client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 2}).image.data
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "x" * 2001}, "prompt"),
+        ({"prompt": "x", "width": 63}, "width"),
+        ({"prompt": "x", "height": -64}, "height"),
+        ({"prompt": "x", "width": 8192, "height": 8192}, "width"),
+        ({"prompt": "x", "steps": -1}, "steps"),
+        ({"prompt": "x", "steps": 201}, "steps"),
+        ({"prompt": "x", "guidance_scale": 31}, "guidance_scale"),
+        ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": "x", "preview_every_steps": -1}, "preview_every_steps"),
+    ],
+)
+def test_bad_input_names_its_field(client: Client, request_: dict, field: str) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        client.diffusion.GenerateImage(request_)
+    assert field in [v.field for v in failure.value.field_violations]
+
+
+def test_an_unknown_model_is_not_found(client: Client) -> None:
+    with pytest.raises(NotFound):
+        client.diffusion.GenerateImage({"model": "generator", "prompt": "x"})

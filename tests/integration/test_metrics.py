@@ -1,0 +1,81 @@
+"""Each service counts what happened, TTFT as defined, and Prometheus scrapes them all."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+import pytest
+from genmesh import Client
+from genmesh.errors import GenmeshError
+
+from deploy.local.ports import SERVICES
+from tests.metrics import scrape
+
+
+@pytest.mark.parametrize("part", SERVICES)
+def test_every_service_has_its_series_from_the_start(running, part: str) -> None:
+    found = scrape(running.cluster.ports[f"metrics_{part}"])
+    names = {name for name, _ in found}
+    for suffix in (
+        "requests_total",
+        "request_duration_seconds_bucket",
+        "time_to_first_token_seconds_bucket",
+        "requests_in_flight",
+    ):
+        assert f"genmesh_{part}_{suffix}" in names
+    assert any('method="Chat"' in labels and 'code="CANCELLED"' in labels for _, labels in found) == (
+        part in ("gateway", "generation")
+    )
+
+
+def test_calls_are_counted_by_code_at_both_hops(running, client: Client) -> None:
+    ports = running.cluster.ports
+    hops = {"gateway": ports["metrics_gateway"], "tokenization": ports["metrics_tokenization"]}
+    before = {hop: scrape(port) for hop, port in hops.items()}
+    for _ in range(3):
+        client.tokenization.Count({"texts": ["x"]})
+    with pytest.raises(GenmeshError):
+        client.tokenization.Count({"texts": []})
+    for hop, port in hops.items():
+        after = scrape(port)
+        for code, count in (("OK", 3), ("INVALID_ARGUMENT", 1)):
+            key = (f"genmesh_{hop}_requests_total", f'code="{code}",method="Count"')
+            assert after[key] - before[hop][key] == count, (hop, code)
+
+
+def test_ttft_is_measured_to_the_first_content(running, client: Client) -> None:
+    """A stream's TTFT at the gateway is under the client's own, and above the service's."""
+
+    def total(part: str) -> tuple[float, float]:
+        found = scrape(running.cluster.ports[f"metrics_{part}"])
+        name = f"genmesh_{part}_time_to_first_token_seconds"
+        labels = 'method="StreamGenerate"'
+        return found[name + "_sum", labels], found[name + "_count", labels]
+
+    before = {part: total(part) for part in ("gateway", "generation")}
+    begun, first = time.monotonic(), None
+    for piece in client.generation.StreamGenerate(
+        {"prompt": "The river", "sampling": {"max_tokens": 30, "ignore_eos": True}}
+    ):
+        if piece.text and first is None:
+            first = time.monotonic() - begun
+    seen = {part: (total(part)[0] - before[part][0], total(part)[1] - before[part][1]) for part in before}
+    assert first is not None
+    assert seen["gateway"][1] == seen["generation"][1] == 1
+    assert 0 < seen["generation"][0] <= seen["gateway"][0] <= first
+    assert first - seen["gateway"][0] < 0.25
+
+
+def test_prometheus_scrapes_every_part(running) -> None:
+    port = running.cluster.ports["prometheus"]
+    end = time.monotonic() + 30
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets?state=active", timeout=5) as answer:
+            targets = json.load(answer)["data"]["activeTargets"]
+        health = {t["labels"]["job"]: t["health"] for t in targets}
+        if len(health) == len(SERVICES) + 1 and set(health.values()) == {"up"}:
+            return
+        assert time.monotonic() < end, health
+        time.sleep(0.5)

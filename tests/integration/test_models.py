@@ -1,0 +1,26 @@
+"""ModelService: what is loaded, and how it is."""
+
+from __future__ import annotations
+
+import pytest
+from genmesh import Client
+from genmesh.errors import InvalidArgument, NotFound
+from genmesh.v1 import models_pb2 as pb
+
+
+def test_every_model_is_listed_and_ready(client: Client) -> None:
+    models = {m.name: m for m in client.models.ListModels({}).models}
+    assert list(models) == ["diffuser", "embedder", "generator", "reranker"]
+    assert all(m.ready and not m.not_ready_reason and m.revision and m.precision == "int8" for m in models.values())
+    assert models["embedder"].dimension == 384
+    assert models["generator"].task == pb.MODEL_TASK_GENERATE
+    assert models["generator"].context_tokens > 0
+    assert client.models.GetModel({"name": "generator"}).model == models["generator"]
+
+
+def test_an_unknown_model_is_not_found(client: Client) -> None:
+    with pytest.raises(NotFound) as failure:
+        client.models.GetModel({"name": "nobody"})
+    assert failure.value.reason == "MODEL_NOT_FOUND"
+    with pytest.raises(InvalidArgument):
+        client.models.GetModel({"name": ""})

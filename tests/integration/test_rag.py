@@ -1,0 +1,179 @@
+"""RagService through all the others: ingestion, retrieval, answers whose citations hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from genmesh import Client
+from genmesh.errors import InvalidArgument, NotFound
+from genmesh.v1 import rag_pb2 as pb
+
+HANDBOOK = """# Marlow Observatory
+
+The observatory stands on Quill Hill and was built by Ines Farrow in 1911.
+
+## Telescopes
+
+The main telescope has a mirror of 240 centimetres. It was ground in Tressel. The small telescope is
+open to visitors on Friday evenings.
+
+| instrument | keeper |
+| --- | --- |
+| spectrograph | Odo Lant |
+
+## Shop
+
+The shop sells star maps for 7 euros. It closes at 17:30.
+"""
+NOTES = (
+    "The garden path is lit by forty lamps.\n\nDogs must stay outside the gate. Bicycles are parked behind the kitchen."
+)
+
+
+def ingest(client: Client, collection: str, *documents: dict) -> list[pb.IngestResponse]:
+    requests = ({"collection": collection, "document": d} for d in documents)
+    return [e for e in client.rag.Ingest(requests) if not e.HasField("progress")]
+
+
+@pytest.fixture(scope="module")
+def library(client: Client) -> Iterator[str]:
+    name = "library"
+    results = ingest(
+        client, name,
+        {"id": "observatory.md", "text": HANDBOOK, "metadata": {"source": "handbook", "year": 2020}},
+        {"id": "notes.txt", "text": NOTES, "metadata": {"source": "notes", "year": 2023}},
+    )  # fmt: skip
+    assert [r.ingested.document_id for r in results] == ["observatory.md", "notes.txt"]
+    assert all(r.ingested.passage_count > 0 and r.ingested.token_count > 0 for r in results)
+    yield name
+    client.vector_search.DeleteCollection({"collection": name})
+
+
+QUESTIONS = [
+    ("Who built the observatory?", "Ines Farrow", "observatory.md"),
+    ("How large is the mirror of the main telescope?", "240 centimetres", "observatory.md"),
+    ("When is the small telescope open to visitors?", "Friday evenings", "observatory.md"),
+    ("What do star maps cost in the shop?", "7 euros", "observatory.md"),
+    ("Where are bicycles parked?", "behind the kitchen", "notes.txt"),
+    ("How many lamps light the garden path?", "forty lamps", "notes.txt"),
+]
+
+
+@pytest.mark.parametrize(("question", "words", "document"), QUESTIONS)
+def test_an_answer_has_the_passages_words_and_cites_it(
+    client: Client, library: str, question: str, words: str, document: str
+) -> None:
+    answer = client.rag.Answer({"collection": library, "question": question})
+    assert answer.answered
+    assert words in answer.text
+    assert f"[{answer.citations[0].number}]" in answer.text
+    cited = answer.citations[0]
+    assert cited.document_id == document
+    passage = next(p for p in answer.passages if p.number == cited.number)
+    assert cited.quote in passage.text
+    assert cited.passage_id == passage.id
+
+
+@pytest.mark.parametrize(
+    "question", ["What is the boiling point of lead?", "Who won the chess championship?", "asdf qwer zxcv?"]
+)
+def test_where_no_passage_answers_the_reply_says_so(client: Client, library: str, question: str) -> None:
+    answer = client.rag.Answer({"collection": library, "question": question})
+    assert not answer.answered
+    assert answer.grounding == pb.GROUNDING_NO_ANSWER
+    assert answer.text == "The passages do not answer the question."
+    assert not answer.citations
+
+
+def test_a_stream_has_its_events_in_order(client: Client, library: str) -> None:
+    events = list(client.rag.StreamAnswer({"collection": library, "question": "Who built the observatory?"}))
+    kinds = [e.WhichOneof("event") for e in events]
+    assert [e.stage.stage for e in events if e.HasField("stage")] == ["embed", "search", "rerank", "fit", "generate"]
+    assert kinds.index("passages") < kinds.index("text") < kinds.index("citation") < kinds.index("summary")
+    assert kinds[-1] == "summary"
+    summary = events[-1].summary
+    assert [t.stage for t in summary.timings.stages] == ["embed", "search", "rerank", "fit", "check", "generate"]
+    assert summary.usage.input_tokens > 0
+    assert 0 < summary.timings.time_to_first_token_seconds <= summary.timings.total_seconds
+
+
+def test_retrieve_honours_filters_and_top_k(client: Client, library: str) -> None:
+    request = {"collection": library, "question": "Where do dogs stay?", "top_k": 2}
+    assert client.rag.Retrieve(request).passages[0].document_id == "notes.txt"
+    filtered = client.rag.Retrieve(request | {"filter": 'source = "handbook" AND year < 2022'})
+    assert {p.document_id for p in filtered.passages} == {"observatory.md"}
+    assert len(filtered.passages) <= 2
+    assert filtered.passages[0].metadata["source"] == "handbook"
+    assert not client.rag.Retrieve(request | {"filter": "year > 3000"}).passages
+
+
+def test_headings_travel_with_passages(client: Client, library: str) -> None:
+    found = client.rag.Retrieve({"collection": library, "question": "When does the shop close?"}).passages[0]
+    assert found.title == "Marlow Observatory"
+    assert list(found.headings) == ["Marlow Observatory", "Shop"]
+    assert "closes at 17:30" in found.text
+
+
+def test_a_document_is_replaced_and_deleted(client: Client, collection: str) -> None:
+    ingest(client, collection, {"id": "a.txt", "text": "The gate code is 1111."})
+    ingest(client, collection, {"id": "a.txt", "text": "The gate code is 2222."})
+    answer = client.rag.Answer({"collection": collection, "question": "What is the gate code?"})
+    assert "2222" in answer.text
+    assert client.vector_search.GetCollection({"collection": collection}).collection.entity_count == 1
+    assert client.rag.DeleteDocument({"collection": collection, "document_id": "a.txt"}).deleted_passages == 1
+    with pytest.raises(NotFound) as failure:
+        client.rag.DeleteDocument({"collection": collection, "document_id": "a.txt"})
+    assert failure.value.reason == "DOCUMENT_NOT_FOUND"
+
+
+def test_a_bad_document_fails_alone(client: Client, collection: str) -> None:
+    results = ingest(
+        client, collection,
+        {"id": "good.txt", "text": "Kites fly over the dunes."},
+        {"id": "empty.txt", "text": " \n "},
+        {"id": "", "text": "no id"},
+        {"id": "reserved.txt", "text": "x", "metadata": {"_document": "good.txt"}},
+        {"id": "markup.md", "text": "---\n\n![](x.png)\n"},
+        {"id": "also-good.txt", "text": "Boats rest in the harbour."},
+    )  # fmt: skip
+    kinds = [r.WhichOneof("event") for r in results]
+    assert kinds == ["ingested", "failed", "failed", "failed", "failed", "ingested"]
+    assert [r.failed.reason for r in results[1:5]] == [
+        "DOCUMENT_EMPTY", "DOCUMENT_ID_INVALID", "METADATA_RESERVED", "DOCUMENT_EMPTY",
+    ]  # fmt: skip
+    assert client.vector_search.GetCollection({"collection": collection}).collection.entity_count == 2
+
+
+def test_tenants_answer_from_their_own_documents(running, client: Client, library: str) -> None:
+    with running.client(running.beta) as other, pytest.raises(NotFound) as failure:
+        other.rag.Answer({"collection": library, "question": "Who built the observatory?"})
+    assert failure.value.reason == "COLLECTION_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"question": ""}, "question"),
+        ({"question": " \n"}, "question"),
+        ({"question": "x" * 4001}, "question"),
+        ({"question": "x", "top_k": -1}, "top_k"),
+        ({"question": "x", "top_k": 21}, "top_k"),
+        ({"question": "x", "max_tokens": -1}, "max_tokens"),
+        ({"question": "x", "filter": "year >"}, "filter"),
+        ({"question": "x", "collection": "no such/name"}, "collection"),
+    ],
+)
+def test_bad_questions_name_their_field(client: Client, library: str, request_: dict, field: str) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        client.rag.Answer({"collection": library} | request_)
+    assert field in [v.field for v in failure.value.field_violations]
+
+
+def test_errors_name_what_is_missing(client: Client, library: str) -> None:
+    with pytest.raises(NotFound) as collection:
+        client.rag.Retrieve({"collection": "not-there", "question": "x"})
+    assert collection.value.reason == "COLLECTION_NOT_FOUND"
+    with pytest.raises(NotFound) as model:
+        client.rag.Answer({"collection": library, "question": "Who built the observatory?", "model": "nobody"})
+    assert model.value.reason == "MODEL_NOT_FOUND"

@@ -1,0 +1,83 @@
+"""Parts that go away and come back. Last in the folder: it stops parts of the shared cluster."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from genmesh import Client
+from genmesh.errors import Unavailable
+from genmesh.v1 import common_pb2
+
+from tests.metrics import scrape
+
+
+def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+@contextmanager
+def stopped(running, name: str) -> Iterator[None]:
+    running.cluster.manager.stopProcess(name, True)
+    try:
+        yield
+    finally:
+        running.cluster.manager.startProcess(name, True)
+
+
+def test_without_redis_calls_cost_hits_and_never_fail(running, client: Client) -> None:
+    text = f"kept {secrets.token_hex(6)}"
+    client.embedding.Embed({"inputs": [text]})
+    with stopped(running, "redis"):
+        for _ in range(20):
+            response = client.embedding.Embed({"inputs": [text]}, timeout=5)
+            assert response.results[0].HasField("embedding")
+            assert response.cache.status == common_pb2.CACHE_STATUS_UNAVAILABLE
+            assert client.tokenization.Count({"texts": ["a", "b"]}, timeout=5).total >= 2
+        failures = scrape(running.cluster.ports["metrics_embedding"])[
+            "genmesh_embedding_cache_failures_total", 'cache="embedding"'
+        ]
+        assert failures >= 1
+
+    def hit_again() -> bool:
+        return client.embedding.Embed({"inputs": [text]}).cache.status == common_pb2.CACHE_STATUS_HIT
+
+    until(hit_again)
+
+
+def test_without_milvus_search_says_so_and_recovers(running, client: Client, collection: str) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    client.vector_search.Upsert({"collection": collection, "entities": [{"id": "a", "vector": [1, 0]}]})
+    search = {"collection": collection, "vectors": [{"values": [1, 0]}]}
+    with stopped(running, "milvus"):
+        with pytest.raises(Unavailable) as failure:
+            client.vector_search.Search(search, timeout=20)
+        assert failure.value.reason == "VECTOR_STORE_UNAVAILABLE"
+        assert failure.value.retry_after_seconds
+        assert client.embedding.Embed({"inputs": ["others go on"]}).results[0].HasField("embedding")
+
+    def found() -> bool:
+        try:
+            return client.vector_search.Search(search, timeout=10).results[0].hits[0].entity.id == "a"
+        except Unavailable:
+            return False
+
+    until(found)
+
+
+def test_without_triton_models_are_unavailable_and_come_back(running, client: Client) -> None:
+    with stopped(running, "triton"):
+        with pytest.raises(Unavailable) as failure:
+            client.generation.Generate({"prompt": "x"}, timeout=10)
+        assert failure.value.reason == "MODEL_UNAVAILABLE"
+        model = client.models.GetModel({"name": "generator"}).model
+        assert (model.ready, model.not_ready_reason) == (False, "Triton does not answer")
+        assert client.tokenization.Count({"texts": ["x"]}).total
+    until(lambda: client.models.GetModel({"name": "generator"}).model.ready)
+    assert client.generation.Generate({"prompt": "The river", "sampling": {"max_tokens": 4}}).usage.output_tokens

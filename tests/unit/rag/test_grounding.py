@@ -1,0 +1,187 @@
+"""Which generated sentences go out: what a passage supports, which citation they get, and what is quoted instead."""
+
+import pytest
+
+from services.rag.grounding import (
+    RELEVANCE_MARGIN,
+    Grounded,
+    Source,
+    covered,
+    ground,
+    overlap,
+    parse_generated,
+    quote,
+    relevance,
+    supports,
+)
+
+PUMP = "The main pump of Aurora Station runs at 5.5 bar and was built by Nordwerk in 1984."
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        PUMP,
+        "the MAIN pump of Aurora Station runs at 5.5 bar and was built by Nordwerk in 1984",
+        "The main pump runs at 5.5 bar.",
+        "The main pumps are running at 5.5 bar.",
+        "The main pump was built by Nordwerk in 1984.",
+        "Aurora Station runs at 5.5 bar.",
+    ],
+)
+def test_a_sentence_with_the_sources_words_in_order_is_supported(sentence: str) -> None:
+    assert supports(sentence, PUMP) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("sentence", "source"),
+    [
+        # A number or a name that is not there.
+        ("The main pump runs at 5.6 bar.", PUMP),
+        ("The main pump runs at 5 bar.", PUMP),
+        ("The main pump runs at 55 bar.", PUMP),
+        ("The main pump was built by Nordwerk in 1985.", PUMP),
+        ("The main pump was built by Sudwerk in 1984.", PUMP),
+        ("The main pump of Borealis Station runs at 5.5 bar.", PUMP),
+        ("Output rose by 10.", "Output rose by 10%."),
+        ("It costs 1,000 crowns.", "It costs 10,000 crowns."),
+        # A word of meaning that is not there.
+        ("The main pump runs quietly at 5.5 bar.", PUMP),
+        ("The spare pump runs at 5.5 bar.", PUMP),
+        # The right words in wrong roles.
+        ("Bob paid Alice.", "Alice paid Bob."),
+        ("Nordwerk built the main pump of Aurora Station.", PUMP),
+        ("The valve feeds the pump.", "The pump feeds the valve."),
+        ("12 of 10 crates broke.", "10 of 12 crates broke."),
+        # A turn of meaning, dropped or added.
+        ("The valve is closed at night.", "The valve is not closed at night."),
+        ("The valve is closed at night.", "The valve isn't closed at night."),
+        ("The valve is closed at night.", "The valve is never closed at night."),
+        ("The valve is not closed at night.", "The valve is closed at night."),
+        ("Staff may enter.", "Only staff may enter."),
+        ("The alarm rings.", "The alarm rings unless it is muted."),
+        ("The alarm rings.", "The alarm rings if it is armed."),
+        ("The pump runs with oil.", "The pump runs without oil."),
+        # Nothing said.
+        ("", PUMP),
+        ("It is.", PUMP),
+        ("The main pump runs.", ""),
+    ],
+)
+def test_any_other_sentence_is_not(sentence: str, source: str) -> None:
+    assert supports(sentence, source) < 1.0
+
+
+def test_not_in_other_words_is_still_not() -> None:
+    assert supports("The pump doesn't run.", "The pump does not run at night.") == 1.0
+
+
+def test_covered_is_the_share_of_words_in_order() -> None:
+    assert covered("pump runs quietly", PUMP) == pytest.approx(2 / 3)
+    assert covered("bar pump", PUMP) == pytest.approx(1 / 2)
+    assert covered("green cheese", PUMP) == 0
+
+
+# The citation
+
+
+def source(number: int, sentence: str, likely: float = 0.9) -> Source:
+    return Source(number, sentence, likely)
+
+
+VALVE = "The valve is closed at night."
+
+
+def test_a_supported_sentence_goes_out_as_the_models_own_with_its_citation() -> None:
+    valve = source(2, VALVE)
+    assert ground("The valve is closed.", [2], [source(1, PUMP), valve]) == Grounded(
+        "The valve is closed. [2]", valve, True, 1.0
+    )
+
+
+@pytest.mark.parametrize("cited", [[1], [], [7], [1, 3]])
+def test_a_wrong_or_missing_citation_is_set_right(cited: list[int]) -> None:
+    found = ground("The valve is closed.", cited, [source(1, PUMP), source(2, VALVE), source(3, "Apples are red.")])
+    assert found is not None
+    assert found.text == "The valve is closed. [2]"
+    assert found.source.number == 2
+
+
+def test_the_cited_passage_comes_first_where_several_support_a_sentence() -> None:
+    sources = [source(1, VALVE, 0.9), source(2, VALVE, 0.88), source(3, VALVE, 0.86)]
+    found = [ground(VALVE, cited, sources) for cited in ([2], [3, 2], [], [9])]
+    assert [g and g.source.number for g in found] == [2, 2, 1, 1]
+
+
+def test_an_unsupported_sentence_does_not_go_out() -> None:
+    assert ground("The valve is open at night.", [2], [source(1, PUMP), source(2, VALVE)]) is None
+    assert ground("The valve is closed.", [1], []) is None
+
+
+def test_words_of_two_sentences_do_not_support_one_together() -> None:
+    sources = [source(1, "The pump is red."), source(1, "The valve is open at noon.")]
+    assert ground("The pump is open at noon.", [1], sources) is None
+
+
+def test_a_true_sentence_far_off_the_question_does_not_go_out() -> None:
+    best, near = source(1, PUMP, 0.9), 0.9 - RELEVANCE_MARGIN
+    assert ground(VALVE, [2], [best, source(2, VALVE, near - 0.01)]) is None
+    assert ground(VALVE, [2], [best, source(2, VALVE, near + 0.01)]) is not None
+
+
+# The quotation
+
+
+def test_the_most_relevant_sentence_is_quoted() -> None:
+    best = source(2, VALVE, 0.8)
+    assert quote([source(1, PUMP, 0.7), best], 0.5) == Grounded(f"“{VALVE}” [2]", best, False, 1.0)
+
+
+def test_nothing_is_quoted_under_the_threshold() -> None:
+    assert quote([source(1, VALVE, 0.49)], 0.5) is None
+    assert quote([source(1, VALVE, 0.5)], 0.5) is not None
+    assert quote([], 0.0) is None
+
+
+# Relevance
+
+
+def test_overlap_counts_words_found_and_those_of_the_headings_half() -> None:
+    assert overlap("Which pump runs?", PUMP, "") == 1.0
+    assert overlap("Which pump leaks?", PUMP, "") == 0.5
+    assert overlap("Which pump leaks?", PUMP, "Leaks and floods") == 0.75
+    assert overlap("Leaks?", PUMP, "") == 0.0
+    assert overlap("What is it?", PUMP, "what is it") == 0.0
+
+
+def test_relevance_grows_with_likeness_and_stays_between_0_and_1() -> None:
+    found = [relevance("Which pump runs?", PUMP, "", s) for s in (-1.0, 0.2, 0.5, 0.8, 1.0)]
+    assert found == [0.5, 0.5, pytest.approx(0.75), pytest.approx(1.0), pytest.approx(1.0)]
+    assert relevance("Green cheese?", PUMP, "", -1.0) == 0.0
+
+
+# What the model wrote
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("", []),
+        ("  \n", []),
+        ("[1]", []),
+        ("The pump runs.", [("The pump runs.", [])]),
+        ("The pump runs [1].", [("The pump runs.", [1])]),
+        ("The pump runs[1].", [("The pump runs.", [1])]),
+        ("The pump runs. [1]", [("The pump runs.", [1])]),
+        ("The pump runs.[1]", [("The pump runs.", [1])]),
+        ("The pump runs [1][2] [13].", [("The pump runs.", [1, 2, 13])]),
+        ("The pump runs. [1]\n[2]", [("The pump runs.", [1, 2])]),
+        ("The pump runs [1]. The valve is closed [2].", [("The pump runs.", [1]), ("The valve is closed.", [2])]),
+        ("The pump runs. [1]\nThe valve is closed. [2]", [("The pump runs.", [1]), ("The valve is closed.", [2])]),
+        ("[3] The pump runs.", [("The pump runs.", [3])]),
+        ("The pump [1] runs", [("The pump runs", [1])]),
+        ("It runs [a] and [1234].", [("It runs [a] and [1234].", [])]),
+    ],
+)
+def test_parse_generated(text: str, parsed: list[tuple[str, list[int]]]) -> None:
+    assert parse_generated(text) == parsed

@@ -1,0 +1,66 @@
+"""Which documents are refused before any work, and ids in filters."""
+
+from typing import Any
+
+import pytest
+from genmesh.v1 import rag_pb2 as pb
+
+from services.rag import ingest
+from services.rag.ingest import document_fault, quoted
+from services.vector_search.filters import compile_filter
+
+
+def document(**fields: Any) -> pb.Document:
+    return pb.Document(**({"id": "d", "text": "text"} | fields))
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "é" * 100}, {"id": "a b/c#😀"}, {"text": " x "}, {"title": "_"}])
+def test_good_documents(fields: dict[str, str]) -> None:
+    assert document_fault(document(**fields)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "word"),
+    [
+        ({"id": ""}, "DOCUMENT_ID_INVALID", "0 bytes"),
+        ({"id": "x" * 201}, "DOCUMENT_ID_INVALID", "201 bytes"),
+        ({"id": "é" * 101}, "DOCUMENT_ID_INVALID", "202 bytes"),
+        ({"id": "a\nb"}, "DOCUMENT_ID_INVALID", "control character"),
+        ({"id": "a\0"}, "DOCUMENT_ID_INVALID", "control character"),
+        ({"text": ""}, "DOCUMENT_EMPTY", "empty"),
+        ({"text": " \n\t\u2003"}, "DOCUMENT_EMPTY", "white space"),
+    ],
+)
+def test_faulty_documents(fields: dict[str, str], reason: str, word: str) -> None:
+    fault = document_fault(document(**fields))
+    assert fault is not None
+    assert fault[0] == reason
+    assert word in fault[1]
+
+
+def test_a_document_may_have_just_the_most_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "MOST_CHARACTERS", 10)
+    assert document_fault(document(text="é" * 10)) is None
+    fault = document_fault(document(text="é" * 11))
+    assert fault == ("DOCUMENT_TOO_LONG", "document.text has 11 characters; at most 10 are allowed")
+
+
+def test_metadata_may_not_use_our_names() -> None:
+    good, bad = document(), document()
+    good.metadata.update({"year": 2020, "a_b": "_x"})
+    bad.metadata.update({"_title": "x", "_document": "other", "year": 1})
+    assert document_fault(good) is None
+    fault = document_fault(bad)
+    assert fault is not None
+    assert fault[0] == "METADATA_RESERVED"
+    assert "_document, _title;" in fault[1]
+    assert "year" not in fault[1]
+
+
+@pytest.mark.parametrize("name", ["a", 'x" OR year > "', "back\\", '\\"', "a' b", "é😀\u2028", "(not)"])
+def test_an_id_in_a_filter_stays_an_id(name: str) -> None:
+    assert document_fault(document(id=name)) is None
+    expression = compile_filter(f"_document = {quoted(name)} AND _revision < 5")
+    metadata = {"_document": name, "_revision": 4}
+    assert eval(expression, {"__builtins__": {}}, {"metadata": metadata}) is True
+    assert eval(expression, {"__builtins__": {}}, {"metadata": metadata | {"_document": "z"}}) is False

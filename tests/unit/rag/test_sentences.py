@@ -1,0 +1,106 @@
+"""Sentences, stems and the words that turn a meaning."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rag.sentences import content, split_sentences, stem, turning, words
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("", []),
+        (" \n ", []),
+        ("One", ["One"]),
+        ("It runs. It stops! Does it? Yes.", ["It runs.", "It stops!", "Does it?", "Yes."]),
+        ("Title\nText goes on.\n\nMore", ["Title", "Text goes on.", "More"]),
+        ("It costs 3.5 bar. 7 were sold.", ["It costs 3.5 bar.", "7 were sold."]),
+        ('He said "Stop." Then he left.', ['He said "Stop."', "Then he left."]),
+        ("See [1]. [2] says more.", ["See [1].", "[2] says more."]),
+        ("Fruit, e.g. Apples, is good.", ["Fruit, e.g. Apples, is good."]),
+        ("Dr. Smith met J. Doe at St. Mary. They left.", ["Dr. Smith met J. Doe at St. Mary.", "They left."]),
+        ("Dr.\nSmith", ["Dr.", "Smith"]),
+        ("It is ver. small. lower case goes on.", ["It is ver. small. lower case goes on."]),
+        ("Wait... What?", ["Wait...", "What?"]),
+    ],
+)
+def test_split_sentences(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text) == sentences
+
+
+@given(st.text("Ab1 .!?\"')]([\né", max_size=60))
+def test_splitting_loses_nothing_but_white_space_and_keeps_the_order(text: str) -> None:
+    pieces = split_sentences(text)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(piece and piece == piece.strip() and piece in text for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("valve", "valves"),
+        ("close", "closed"),
+        ("close", "closing"),
+        ("city", "cities"),
+        ("stop", "stopped"),
+        ("stop", "stopping"),
+        ("quick", "quickly"),
+        ("box", "boxes"),
+    ],
+)
+def test_stems_match_plural_and_tense(one: str, two: str) -> None:
+    assert stem(one) == stem(two)
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("valve", "value"), ("increase", "decrease"), ("five", "four"), ("12", "13"), ("red", "read")]
+)
+def test_stems_keep_different_words_apart(one: str, two: str) -> None:
+    assert stem(one) != stem(two)
+
+
+@pytest.mark.parametrize("word", ["1984", "3.5", "10%", "is", "bed"])
+def test_numbers_and_short_words_have_no_stem_but_themselves(word: str) -> None:
+    assert stem(word) == word
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The Pump's pressure", ["the", "pump", "pressure"]),
+        ("It doesn't run", ["it", "does", "not", "run"]),
+        ("It doesn’t run", ["it", "does", "not", "run"]),
+        ("3.5 bar, 1,000 m, 10% at 12:30.", ["3.5", "bar", "1,000", "m", "10%", "at", "12:30"]),
+        ("A_b-c", ["a", "b", "c"]),
+        ("Zürich 漢字 😀", ["zürich", "漢字"]),
+        ("", []),
+    ],
+)
+def test_words(text: str, found: list[str]) -> None:
+    assert words(text) == found
+
+
+def test_content_leaves_out_words_without_meaning_and_keeps_order() -> None:
+    assert content("The pumps of the station were closed by 3 men") == [
+        stem("pump"), stem("station"), stem("closed"), "3", stem("men"),
+    ]  # fmt: skip
+    assert content("It is what it was") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It runs.", set()),
+        ("It does not run.", {"not"}),
+        ("It doesn't run.", {"not"}),
+        ("It never runs.", {"not"}),
+        ("It cannot run.", {"not"}),
+        ("There is no pump.", {"not"}),
+        ("It runs only if it is wet.", {"only", "if"}),
+        ("It runs unless it is dry.", {"unless"}),
+        ("A note on knots.", set()),
+    ],
+)
+def test_turning(text: str, found: set[str]) -> None:
+    assert turning(text) == found

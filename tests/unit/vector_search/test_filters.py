@@ -1,0 +1,275 @@
+"""Filters: what they mean, that nothing of a caller's text steps out of its place, and what is refused.
+
+The compiled expression is also Python, so its meaning is checked by evaluating it.
+"""
+
+import ast
+import json
+import operator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runtime.errors import InvalidArgument
+from services.vector_search.filters import MOST_CHARACTERS, MOST_DEPTH, compile_filter
+
+OPERATORS = {
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def selects(text: str, metadata: dict[str, Any]) -> bool:
+    found = eval(compile_filter(text), {"__builtins__": {}}, {"metadata": metadata, "true": True, "false": False})
+    assert isinstance(found, bool)
+    return found
+
+
+def description(text: str) -> str:
+    with pytest.raises(InvalidArgument) as caught:
+        compile_filter(text)
+    assert caught.value.reason == "INVALID_FILTER"
+    (violation,) = caught.value.violations
+    assert violation.field == "filter"
+    return violation.description
+
+
+# Meaning
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_no_filter_is_no_expression(text: str) -> None:
+    assert compile_filter(text) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ('source = "handbook"', 'metadata["source"] == "handbook"'),
+        ('a == "x"', 'metadata["a"] == "x"'),
+        ("a.b.c >= -1.5e3", 'metadata["a"]["b"]["c"] >= -1.5e3'),
+        ("_document=true", 'metadata["_document"] == true'),
+        ("a = FALSE", 'metadata["a"] == false'),
+        ("order = 1 and notes = 2", '(metadata["order"] == 1 and metadata["notes"] == 2)'),
+        ('a = "é😀"', 'metadata["a"] == "é😀"'),
+        ('id = "1"', 'metadata["id"] == "1"'),
+        ("((a = 1))", 'metadata["a"] == 1'),
+    ],
+)
+def test_compiles_to(text: str, expression: str) -> None:
+    assert compile_filter(text) == expression
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("a = 1 OR b = 1 AND c = 1", "a = 1 OR (b = 1 AND c = 1)"),
+        ("a = 1 AND b = 1 OR c = 1", "(a = 1 AND b = 1) OR c = 1"),
+        ("NOT a = 1 AND b = 1", "(NOT a = 1) AND b = 1"),
+        ("NOT a = 1 OR b = 1", "(NOT a = 1) OR b = 1"),
+        ("a = 1 AND NOT b = 1 OR c = 1", "(a = 1 AND (NOT b = 1)) OR c = 1"),
+        ("a = 1 or b = 1 And c = 1", "a = 1 OR b = 1 AND c = 1"),
+    ],
+)
+def test_precedence(text: str, same: str) -> None:
+    assert compile_filter(text) == compile_filter(same)
+
+
+def test_precedence_groups_and_before_or() -> None:
+    assert compile_filter("a = 1 OR b = 1 AND c = 1") == (
+        '(metadata["a"] == 1 or (metadata["b"] == 1 and metadata["c"] == 1))'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("NOT a = 1", 'metadata["a"] != 1'),
+        ("NOT a != 1", 'metadata["a"] == 1'),
+        ("NOT a < 1", 'metadata["a"] >= 1'),
+        ("NOT a <= 1", 'metadata["a"] > 1'),
+        ("NOT a > 1", 'metadata["a"] <= 1'),
+        ("NOT a >= 1", 'metadata["a"] < 1'),
+        ("NOT NOT a = 1", 'metadata["a"] == 1'),
+        ("NOT (a = 1 AND b = 2)", '(metadata["a"] != 1 or metadata["b"] != 2)'),
+        ("NOT (a = 1 OR NOT b = 2)", '(metadata["a"] != 1 and metadata["b"] == 2)'),
+        ('NOT a IN ("x", "y")', '(metadata["a"] != "x" and metadata["a"] != "y")'),
+    ],
+)
+def test_not_is_pushed_down_to_the_comparisons(text: str, expression: str) -> None:
+    assert compile_filter(text) == expression
+
+
+@pytest.mark.parametrize("text", ['a IN ("x", 2, true)', 'a in ["x",2,true]'])
+def test_in_is_a_chain_of_ors(text: str) -> None:
+    assert compile_filter(text) == '(metadata["a"] == "x" or metadata["a"] == 2 or metadata["a"] == true)'
+
+
+def test_in_stays_together_beside_and() -> None:
+    assert selects("a IN (1, 2) AND b = 1", {"a": 1, "b": 0}) is False
+    assert selects("b = 1 AND a IN (1, 2)", {"a": 2, "b": 1}) is True
+
+
+comparisons = st.tuples(st.sampled_from("abc"), st.sampled_from(sorted(OPERATORS)), st.integers(-2, 2))
+trees = st.recursive(
+    comparisons,
+    lambda inner: st.one_of(
+        st.tuples(st.just("NOT"), inner),
+        st.tuples(st.sampled_from(["AND", "OR"]), st.lists(inner, min_size=2, max_size=3)),
+    ),
+    max_leaves=8,
+)
+
+
+def written(tree: Any) -> str:
+    if tree[0] == "NOT":
+        return f"NOT ({written(tree[1])})"
+    if tree[0] in ("AND", "OR"):
+        return f" {tree[0]} ".join(f"({written(part)})" for part in tree[1])
+    return "{} {} {}".format(*tree)
+
+
+def meant(tree: Any, metadata: dict[str, int]) -> bool:
+    if tree[0] == "NOT":
+        return not meant(tree[1], metadata)
+    if tree[0] in ("AND", "OR"):
+        return (all if tree[0] == "AND" else any)(meant(part, metadata) for part in tree[1])
+    name, comparator, value = tree
+    return bool(OPERATORS[comparator](metadata[name], value))
+
+
+@given(trees, st.fixed_dictionaries({name: st.integers(-2, 2) for name in "abc"}))
+def test_any_filter_selects_what_it_says(tree: Any, metadata: dict[str, int]) -> None:
+    text = written(tree)
+    if text.count("(") <= MOST_DEPTH and text.count("NOT") <= MOST_DEPTH:
+        assert selects(text, metadata) == meant(tree, metadata)
+
+
+# Injection
+
+
+def assert_harmless(expression: str) -> None:
+    """Only comparisons of metadata[...] with constants, joined by and/or."""
+    allowed = (
+        ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.Compare, ast.Subscript, ast.Constant, ast.Load, ast.Name,
+        ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.UnaryOp, ast.USub,
+    )  # fmt: skip
+    for node in ast.walk(ast.parse(expression, mode="eval")):
+        assert isinstance(node, allowed), ast.dump(node)
+        if isinstance(node, ast.Compare):
+            assert isinstance(node.left, ast.Subscript)
+            assert len(node.comparators) == 1
+            assert not isinstance(node.comparators[0], ast.Subscript)
+        if isinstance(node, ast.Name):
+            assert node.id in ("metadata", "true", "false")
+
+
+INJECTIONS = [
+    r'x" or id > "',
+    r"x\" or id > \"",
+    "x\\",
+    '"',
+    '\\"',
+    '") or (metadata["b"] == "',
+    "'; drop",
+    "a\nb\0c\x1f",
+    "\u2028\x7f\x85",
+]
+
+
+@pytest.mark.parametrize("value", INJECTIONS)
+def test_a_value_stays_one_value(value: str) -> None:
+    expression = compile_filter(f"a = {json.dumps(value, ensure_ascii=False)}")
+    (comparison,) = [n for n in ast.walk(ast.parse(expression, mode="eval")) if isinstance(n, ast.Compare)]
+    assert ast.literal_eval(comparison.comparators[0]) == value
+    assert_harmless(expression)
+
+
+def test_an_escaped_quote_does_not_end_its_string() -> None:
+    text = r'a = "x\" or id > \""'
+    assert compile_filter(text) == r'metadata["a"] == "x\" or id > \""'
+    assert selects(text, {"a": 'x" or id > "'}) is True
+    assert selects(text, {"a": "x", "id": "z"}) is False
+
+
+@given(st.text(max_size=30), st.booleans())
+def test_any_value_stays_one_value(value: str, ascii_only: bool) -> None:
+    expression = compile_filter(f"a = {json.dumps(value, ensure_ascii=ascii_only)}")
+    parsed = ast.parse(expression, mode="eval").body
+    assert isinstance(parsed, ast.Compare)
+    assert ast.literal_eval(parsed.comparators[0]) == value
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "id", "metadata", "=", "!=", "<", '"x"', r'"\""', '"', "\\", "1", "-", "true", "AND", "or", "not",
+             "in", "(", ")", "[", "]", ",", ".", "'", "`", "--", "like", "$meta", "\n"]
+        ),
+        max_size=12,
+    )
+)  # fmt: skip
+def test_any_text_compiles_to_something_harmless_or_is_refused(parts: list[str]) -> None:
+    try:
+        expression = compile_filter(" ".join(parts))
+    except InvalidArgument as failure:
+        assert failure.reason == "INVALID_FILTER"
+    else:
+        if expression:
+            assert_harmless(expression)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a", "=", "a =", "= 1", "a = b", "a = 'x'", 'a = "x', 'a = "x\ny"', 'a = "\\x"', "a = 01", "a = +1", "a = .5", "a = nan",
+        "a = null", "a == == 1", "a = 1 b = 2", "a = 1 AND", "OR a = 1", "NOT", "(a = 1", "a = 1)", "()", "a IN ()",
+        "a IN (1,)", "a IN (1]", "a IN 1", "a. b. = 1", "a..b = 1", ".a = 1", "1a = 1", "a.1 = 1", 'metadata["a"] = 1',
+        'a like "x%"', "a = 1; b = 2", "a = 1 -- b", "true = 1", "and = 1", "exists a", "json_contains(a, 1)", "é = 1",
+        "a = $x", "a + 1 = 2", "\0",
+    ],
+)  # fmt: skip
+def test_syntax_errors(text: str) -> None:
+    assert description(text).startswith("does not parse")
+
+
+def test_a_syntax_error_has_its_place_and_text() -> None:
+    text = description('a = 1 AND\n  b = "x" c = 2')
+    assert "line 2, column 11" in text
+    assert "c = 2" in text
+
+
+def test_a_syntax_error_quotes_little_of_a_long_filter() -> None:
+    assert len(description("a = 1 AND " * 300 + "!" + " OR a = 1" * 100)) < 120
+
+
+def test_lengths() -> None:
+    text = "a = 1 OR " * 454 + "a = 12"
+    assert len(text) == 4092
+    assert compile_filter(text + "3456").count("or") == 454
+    assert description(text + "34567") == f"has 4097 characters; at most {MOST_CHARACTERS} are allowed"
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("(", ")"), ("NOT ", ""), ("not ", "")],
+)
+def test_depth(opening: str, closing: str) -> None:
+    assert compile_filter(opening * MOST_DEPTH + "a = 1" + closing * MOST_DEPTH) == 'metadata["a"] == 1'
+    deep = opening * (MOST_DEPTH + 1) + "a = 1" + closing * (MOST_DEPTH + 1)
+    assert f"more than {MOST_DEPTH} parentheses or NOTs" in description(deep)
+
+
+def test_brackets_by_the_thousand_are_refused_before_parsing() -> None:
+    description("(" * 4000)
+    description("NOT " * 1000)

@@ -1,0 +1,114 @@
+"""Collections' names in Milvus, there and back and never shared by two tenants; and what its failures become."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from pymilvus.exceptions import MilvusException
+
+from services.runtime.errors import GenmeshError
+from services.vector_search.metrics import Metrics
+from services.vector_search.servicer import NAME
+from services.vector_search.store import Store
+
+names = st.from_regex(NAME, fullmatch=True)
+tenants = st.from_regex(re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}"), fullmatch=True)
+
+
+@given(tenants, names)
+def test_a_name_comes_back_as_it_was(tenant: str, name: str) -> None:
+    assert Store.logical(tenant, Store.physical(tenant, name)) == name
+
+
+@pytest.mark.parametrize("name", ["a_h", "a-h", "a_u", "a-u", "a_-h", "a-_u", "a__", "a--", "a_u_h", "h_", "u-"])
+def test_names_that_look_like_escapes_come_back(name: str) -> None:
+    assert Store.logical("acme", Store.physical("acme", name)) == name
+
+
+@given(tenants, names)
+def test_a_physical_name_is_one_that_milvus_takes(tenant: str, name: str) -> None:
+    assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", Store.physical(tenant, name))
+
+
+@given(st.tuples(tenants, names), st.tuples(tenants, names))
+def test_different_collections_have_different_physical_names(one: tuple[str, str], two: tuple[str, str]) -> None:
+    assert (Store.physical(*one) == Store.physical(*two)) == (one == two)
+
+
+@given(st.lists(st.text("ab_-hu", min_size=1, max_size=4).map("x".__add__), min_size=2, max_size=20, unique=True))
+def test_names_of_one_tenant_never_collide(found: list[str]) -> None:
+    assert len({Store.physical("acme", name) for name in found}) == len(found)
+
+
+@pytest.mark.parametrize(("one", "two"), [("a", "a_"), ("a_b", "a"), ("acme", "acme-2"), ("t", "tt"), ("a", "A")])
+def test_no_tenants_names_start_with_anothers_prefix(one: str, two: str) -> None:
+    name = "b_docs"
+    prefix = Store.physical(one, name).removesuffix("b_udocs")
+    assert prefix != Store.physical(one, name)
+    assert not Store.physical(two, name).startswith(prefix)
+    assert Store.physical(one, "other").startswith(prefix)
+
+
+class FaultyMilvus:
+    """Milvus as far as these tests need it: it lists, or fails as told, first failure first."""
+
+    def __init__(self, found: list[str] | None = None, failures: list[Exception] | None = None) -> None:
+        self.found, self.failures, self.loaded = found or [], failures or [], []
+
+    def _fail(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def list_collections(self, timeout: float) -> list[str]:
+        self._fail()
+        return self.found
+
+    def upsert(self, name: str, rows: list[dict[str, Any]], timeout: float) -> None:
+        self._fail()
+
+    def load_collection(self, name: str, timeout: float) -> None:
+        self.loaded.append(name)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    found = Store("http://127.0.0.1:1", "", Metrics(CollectorRegistry()), 1.0)
+    yield found
+    await found.close()
+
+
+async def test_a_tenant_lists_its_own_collections_by_their_own_names(store: Store) -> None:
+    names = [Store.physical("acme", "b-1"), Store.physical("other", "x"), Store.physical("acme", "a_1"), "stray"]
+    store._client = FaultyMilvus(names)  # type: ignore[assignment]
+    assert await store.names("acme") == ["a_1", "b-1"]
+    assert await store.names("nobody") == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "reason"),
+    [
+        (MilvusException(100, "no such collection"), "NOT_FOUND", "COLLECTION_NOT_FOUND"),
+        (MilvusException(2, "fail"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
+        (MilvusException(65535, "cannot connect"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
+        (ConnectionRefusedError("no"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
+        (MilvusException(1100, "broken index"), "INTERNAL", "VECTOR_STORE_FAILED"),
+    ],
+)
+async def test_failures_of_milvus_are_told_apart(store: Store, failure: Exception, code: str, reason: str) -> None:
+    store._client = FaultyMilvus(failures=[failure])  # type: ignore[assignment]
+    with pytest.raises(GenmeshError) as caught:
+        await store.upsert("acme", "docs", [{}])
+    assert (caught.value.code.name, caught.value.reason) == (code, reason)
+
+
+async def test_a_collection_that_is_not_loaded_is_loaded_and_asked_again(store: Store) -> None:
+    client = store._client = FaultyMilvus(failures=[MilvusException(101, "not loaded")])  # type: ignore[assignment]
+    assert await store.upsert("acme", "docs", [{}, {}]) == 2
+    assert client.loaded == [Store.physical("acme", "docs")]
