@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import grpc
 import pytest
 from genmesh import Client
 from genmesh.aio import Client as AsyncClient
+from genmesh.errors import NotFound
 
 from deploy.local.cluster import Cluster
 from deploy.local.ports import Ports
@@ -75,9 +77,5 @@ def collection(client: Client) -> Iterator[str]:
     """The name of a collection that is gone afterwards."""
     name = "test-" + secrets.token_hex(4)
     yield name
-    from genmesh.errors import NotFound
-
-    try:
+    with contextlib.suppress(NotFound):
         client.vector_search.DeleteCollection({"collection": name})
-    except NotFound:
-        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -163,25 +164,30 @@ class Cluster:
         waiting |= {name: lambda name=name: self._serving(name) for name in SERVICES if name != "gateway"}  # type: ignore[misc]
         waiting |= {"prometheus": lambda: self._listens("prometheus"), "gateway": lambda: self._serving("gateway")}
         begun = time.monotonic()
+        started: dict[str, int] = {}
         while waiting:
             for name, ready in list(waiting.items()):
                 if ready():
                     del waiting[name]
                     say(f"{name} is ready ({time.monotonic() - begun:.0f} s)")
             for name, state in self.states().items():
-                if state["statename"] == "FATAL":
-                    raise ClusterError(f"{name} does not start: {self._last_line(name)}")
+                # The process manager would start a part again and again; one that ended once does not start.
+                ended = state["statename"] in ("BACKOFF", "EXITED", "FATAL")
+                if ended or (state["start"] and started.setdefault(name, state["start"]) != state["start"]):
+                    raise ClusterError(f"{name} does not start: {self._cause(name)}")
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"{', '.join(waiting)} did not become ready in {START_TIMEOUT_SECONDS} s; see {self.layout.logs}."
                 )
             time.sleep(0.25)
 
-    def _last_line(self, name: str) -> str:
+    def _cause(self, name: str) -> str:
+        """The last line of a part's log that tells of an error; else the last line."""
         lines = [
             line for line in (self.layout.logs / f"{name}.log").read_text(errors="replace").splitlines() if line.strip()
         ]
-        return lines[-1] if lines else "it printed nothing"
+        telling = [line for line in lines if re.search(r"error|failed|cannot|unable", line, re.IGNORECASE)]
+        return (telling or lines or ["it printed nothing"])[-1].strip()
 
     def _listens(self, name: str) -> bool:
         with socket.socket() as probe:
@@ -251,7 +257,7 @@ class Cluster:
                     ready = (lambda n=name: self._serving(n)) if name in SERVICES else (lambda n=name: self._listens(n))
                 text = "ready" if ready() else "running, not ready"
             elif text in ("fatal", "exited", "backoff"):
-                text = f"{text}: {self._last_line(name)}"
+                text = f"{text}: {self._cause(name)}"
             found[name] = text
         return found
 

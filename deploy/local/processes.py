@@ -123,19 +123,23 @@ def prometheus_config(ports: Ports) -> str:
 
 def supervisor_config(layout: Layout, ports: Ports) -> str:
     """The configuration of supervisord."""
+
+    def path(value: Path) -> str:
+        return str(value).replace("%", "%%")
+
     run = layout.run
     lines = [
         "[supervisord]",
-        f"logfile={layout.logs / 'supervisord.log'}",
-        f"pidfile={run / 'supervisord.pid'}",
-        f"directory={ROOT}",
+        f"logfile={path(layout.logs / 'supervisord.log')}",
+        f"pidfile={path(run / 'supervisord.pid')}",
+        f"directory={path(ROOT)}",
         "[unix_http_server]",
-        f"file={run / 'supervisor.sock'}",
+        f"file={path(run / 'supervisor.sock')}",
         "chmod=0700",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         "[supervisorctl]",
-        f"serverurl=unix://{run / 'supervisor.sock'}",
+        f"serverurl=unix://{path(run / 'supervisor.sock')}",
     ]
     for program in programs(layout, ports):
         environment = ",".join(f'{key}="{value}"' for key, value in program.environment.items())
@@ -145,7 +149,7 @@ def supervisor_config(layout: Layout, ports: Ports) -> str:
             f"environment={environment}".replace("%", "%%"),
             f"priority={program.priority}",
             f"stopwaitsecs={program.stop_seconds}",
-            f"stdout_logfile={layout.logs / (program.name + '.log')}",
+            f"stdout_logfile={path(layout.logs / (program.name + '.log'))}",
             "redirect_stderr=true",
             "stdout_logfile_maxbytes=20MB",
             "stdout_logfile_backups=1",

@@ -30,6 +30,7 @@ from services.runtime.errors import (
     Unauthenticated,
     Unavailable,
     Unimplemented,
+    clipped,
     trailing,
 )
 
@@ -210,4 +211,4 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         else:
             log.exception("unexpected failure in %s", name)
             error = Internal("an unexpected error; the gateway's log has the cause", reason="UNEXPECTED")
-        return error.code, (error.code, error.message, trailing(error))
+        return error.code, (error.code, clipped(error.message, 1000), trailing(error))

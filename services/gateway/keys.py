@@ -29,7 +29,10 @@ def hash_of(key: str) -> str:
 def read_keys(path: Path) -> dict[str, str]:
     """Hash -> tenant. ValueError where an entry is not as it should be."""
     found: dict[str, str] = {}
-    for number, entry in enumerate(yaml.safe_load(path.read_text()) or [], 1):
+    entries = yaml.safe_load(path.read_text()) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("must be a list of {tenant, sha256}")
+    for number, entry in enumerate(entries, 1):
         tenant, digest = str(entry.get("tenant", "")), str(entry.get("sha256", ""))
         if not TENANT.fullmatch(tenant):
             raise ValueError(
@@ -69,7 +72,7 @@ class Keys:
         for name, value in metadata:
             if name == "authorization" and isinstance(value, str):
                 scheme, _, rest = value.partition(" ")
-                key = rest.strip() if scheme.lower() == "bearer" else ""
+                key = rest.strip() if scheme.lower() == "bearer" else key
             elif name == "x-api-key" and isinstance(value, str):
                 key = value.strip()
         if not key:

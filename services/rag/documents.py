@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ def _blocks(tokens: Sequence[Token]) -> list[tuple[str, int, str]]:
                 found.append(("heading", int(tokens[i - 1].tag[1:]), text))
             elif text:
                 found.append(("text", 0, text))
+        elif token.type == "html_block":
+            text = re.sub(r"\s+", " ", re.sub(r"<!--.*?-->|<[^>]*>", " ", token.content, flags=re.DOTALL)).strip()
+            if text:
+                found.append(("text", 0, html.unescape(text)))
         elif token.type in ("fence", "code_block"):
             found.append(("text", 0, token.content.strip("\n")))
     return found

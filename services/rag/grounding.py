@@ -1,20 +1,23 @@
 """What may be passed off as an answer: the check of each generated sentence against its passage.
 
-The check is strict on purpose. A sentence is supported only if one sentence of the passage that it
-cites has all its words of meaning, in the same order, and the same words that turn a meaning (not,
-only, unless ...). A true paraphrase can fail it; then the passage's own sentence goes out instead,
-which is right too. So an answer is right about its source with any model behind it.
+The check is strict on purpose: a sentence is supported only if it says, word for word, what one
+sentence of the passage says; case, articles and punctuation apart. Any looser rule lets a falsehood
+through sooner or later (a dropped "not", a moved "only", swapped roles). A true paraphrase fails it;
+then the passage's own sentence goes out instead, which is right too. So an answer is right about its
+source with any model behind it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.rag.sentences import CITATION, STOP, content, split_sentences, stem, turning, words
+from services.rag.sentences import CITATION, STOP, content, split_sentences, stem, tokens, words
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
 RELEVANCE_MARGIN = 0.08
+LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,12 @@ class Grounded:
     text: str
     source: Source
     by_model: bool
-    support: float
 
 
-def covered(sentence: str, source: str) -> float:
-    """The share of the sentence's words of meaning that the source has, in the same order (longest common subsequence)."""
-    ours, theirs = content(sentence), content(source)
-    if not ours:
-        return 0.0
-    row = [0] * (len(theirs) + 1)
-    for mine in ours:
-        diagonal = 0
-        for j, their in enumerate(theirs, 1):
-            diagonal, row[j] = row[j], diagonal + 1 if mine == their else max(row[j], row[j - 1])
-    return row[-1] / len(ours)
-
-
-def supports(sentence: str, source: str) -> float:
-    """How well a passage's sentence supports a generated one, 0 to 1; under 1 it does not."""
-    return covered(sentence, source) if turning(sentence) == turning(source) else 0.0
+def supports(sentence: str, source: str) -> bool:
+    """Whether a passage's sentence says what a generated one says."""
+    ours = tokens(sentence)
+    return bool(ours) and ours == tokens(source)
 
 
 def overlap(question: str, sentence: str, context: str) -> float:
@@ -73,9 +63,15 @@ def relevance(question: str, sentence: str, context: str, similarity: float) -> 
 
 
 def parse_generated(text: str) -> list[tuple[str, list[int]]]:
-    """(sentence without its citations, cited numbers) for each generated sentence."""
+    """(sentence without its citations, cited numbers) for each generated sentence.
+
+    A citation belongs to the sentence before it, whether it stands before the full stop or after.
+    """
     found: list[tuple[str, list[int]]] = []
     for piece in split_sentences(CITATION.sub(lambda m: f" [{m.group(1)}]", text)):
+        if (after := LEADING_CITATIONS.match(piece)) and found:
+            found[-1][1].extend(int(n) for n in CITATION.findall(after.group()))
+            piece = piece[after.end() :]
         numbers = [int(n) for n in CITATION.findall(piece)]
         bare = CITATION.sub("", piece).strip()
         if bare:
@@ -91,11 +87,11 @@ def ground(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Gr
     Cited passages come first; a source far less relevant than the best does not make a sentence an answer.
     """
     best = max((s.relevance for s in sources), default=0.0)
-    fitting = [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN and supports(sentence, s.sentence) >= 1.0]
+    fitting = [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN and supports(sentence, s.sentence)]
     if not fitting:
         return None
     chosen = max(fitting, key=lambda s: (s.number in cited, s.relevance))
-    return Grounded(f"{sentence} [{chosen.number}]", chosen, True, 1.0)
+    return Grounded(f"{sentence} [{chosen.number}]", chosen, True)
 
 
 def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:
@@ -103,4 +99,4 @@ def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:
     best = max(sources, key=lambda s: s.relevance, default=None)
     if best is None or best.relevance < threshold:
         return None
-    return Grounded(f"“{best.sentence}” [{best.number}]", best, False, 1.0)
+    return Grounded(f"“{best.sentence}” [{best.number}]", best, False)

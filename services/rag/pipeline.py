@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -11,13 +12,14 @@ from genmesh.v1 import rag_pb2 as pb
 from services.rag import grounding, prompt
 from services.rag.metrics import Metrics
 from services.rag.retrieval import Retriever, context_of
-from services.rag.sentences import CITATION, split_sentences
+from services.rag.sentences import split_sentences
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
 from services.runtime.channels import onward
 from services.runtime.errors import calling
 from services.runtime.outcome import Stopwatch
 
+CITATION_OR_ITS_BEGINNING = re.compile(r"(?:\[\d{0,3}\]?\s*)+")
 NO_ANSWER = "The passages do not answer the question."
 DEFAULT_MAX_TOKENS = 160
 Event = pb.StreamAnswerResponse
@@ -159,7 +161,7 @@ class Pipeline:
         passage = passages[grounded.source.number - 1]
         return pb.Citation(
             number=passage.number, passage_id=passage.id, document_id=passage.document_id,
-            quote=grounded.source.sentence, grounding=kind, support=grounded.support,
+            quote=grounded.source.sentence, grounding=kind, relevance=grounded.source.relevance,
         )  # fmt: skip
 
 
@@ -169,7 +171,7 @@ def complete(text: str) -> tuple[str, str]:
     A sentence is complete once another one has begun: its citation may follow its full stop.
     """
     pieces = split_sentences(text)
-    if len(pieces) < 2 or CITATION.fullmatch(pieces[-1]):
+    if len(pieces) < 2 or CITATION_OR_ITS_BEGINNING.fullmatch(pieces[-1]):
         return "", text
     at = text.rfind(pieces[-1])
     return text[:at], text[at:]

@@ -8,7 +8,10 @@ import re
 _END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Ms|Dr|Prof|St|No|Fig|approx)|\b[A-Z])\.$")
 CITATION = re.compile(r"\s*\[(\d{1,3})\]")
-WORD = re.compile(r"\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:['’][^\W\d_]+)?|[_\W]", re.UNICODE)
+WORD = re.compile(r"\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
+# For the strict comparison: words, numbers, and signs that belong to a number or an amount.
+TOKEN = re.compile(WORD.pattern + r"|[-+±<>=≤≥€$£¥%°/@#&_]", re.UNICODE)
+ARTICLES = frozenset(("a", "an", "the"))
 STOP = frozenset(
     [
         "a",
@@ -101,25 +104,6 @@ STOP = frozenset(
         "t",
     ]
 )
-# Words that turn a sentence's meaning; a quote has to have the same ones.
-TURNING = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "none",
-        "nothing",
-        "neither",
-        "nor",
-        "cannot",
-        "without",
-        "unless",
-        "except",
-        "only",
-        "if",
-        "hardly",
-    ]
-)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -161,12 +145,12 @@ def words(text: str) -> list[str]:
     return found
 
 
+def tokens(text: str) -> list[str]:
+    """Lower-case words, numbers and signs in order, without articles and punctuation."""
+    found = (t.lower().replace("’", "'") for t in TOKEN.findall(text))
+    return [t for t in found if t not in ARTICLES]
+
+
 def content(text: str) -> list[str]:
     """Stems of the words that carry meaning, in order."""
     return [stem(w) for w in words(text) if w not in STOP]
-
-
-def turning(text: str) -> frozenset[str]:
-    """The words of a text that turn its meaning."""
-    found = TURNING.intersection(words(text))
-    return frozenset("not" if w in ("cannot", "no", "none", "never") else w for w in found)

@@ -185,7 +185,8 @@ class Cache:
             try:
                 found[key] = await asyncio.shield(flight)
             except asyncio.CancelledError:
-                if not flight.cancelled():
+                task = asyncio.current_task()
+                if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise  # this call itself was cancelled
                 lost.append(key)  # the call that computed it went away or failed
         if lost:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "genmesh"
@@ -93,6 +94,11 @@ def invalid(field: str, description: str, *, reason: str = "INVALID_FIELD") -> I
     return InvalidArgument(f"{field}: {description}", reason=reason, violations=[Violation(field, description)])
 
 
+def clipped(text: str, most: int = 300) -> str:
+    """A status travels in HTTP/2 headers of a few KiB, so what callers sent is not repeated at length."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def _packed(message: object) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)  # type: ignore[arg-type]
@@ -101,10 +107,16 @@ def _packed(message: object) -> any_pb2.Any:
 
 def to_status(error: GenmeshError) -> status_pb2.Status:
     """The google.rpc.Status of an error."""
-    details = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    details = [
+        _packed(
+            error_details_pb2.ErrorInfo(
+                reason=error.reason, domain=DOMAIN, metadata={k: clipped(v) for k, v in error.metadata.items()}
+            )
+        )
+    ]
     if error.violations:
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            error_details_pb2.BadRequest.FieldViolation(field=clipped(v.field), description=clipped(v.description))
             for v in error.violations
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
@@ -112,7 +124,9 @@ def to_status(error: GenmeshError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=details)
+    return status_pb2.Status(
+        code=code_pb2.Code.Value(error.code.name), message=clipped(error.message, 1000), details=details
+    )
 
 
 def trailing(error: GenmeshError) -> tuple[tuple[str, bytes], ...]:
@@ -131,14 +145,23 @@ def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
     error.code = code
     for key, value in failure.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            status = status_pb2.Status.FromString(value)
+            try:
+                status = status_pb2.Status.FromString(value)
+            except DecodeError:
+                continue
             error.message = status.message
             for detail in status.details:
-                info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+                info, bad, retry = (
+                    error_details_pb2.ErrorInfo(),
+                    error_details_pb2.BadRequest(),
+                    error_details_pb2.RetryInfo(),
+                )
                 if detail.Unpack(info):
                     error.reason, error.metadata = info.reason, dict(info.metadata)
                 elif detail.Unpack(bad):
                     error.violations = tuple(Violation(v.field, v.description) for v in bad.field_violations)
+                elif detail.Unpack(retry):
+                    error.retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
     return error
 
 

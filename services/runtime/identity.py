@@ -64,7 +64,7 @@ def sign(secret: bytes, tenant: str) -> str:
 def verify(secret: bytes, token: str) -> str:
     """The tenant of a token; Unauthenticated where it was not signed here or is too old."""
     body, _, signature = token.rpartition(".")
-    if not hmac.compare_digest(signature, _signature(secret, body)):
+    if not hmac.compare_digest(signature.encode(), _signature(secret, body).encode()):
         raise Unauthenticated("the identity of this call is not signed by the gateway", reason="IDENTITY_INVALID")
     tenant, _, issued = body.partition(".")
     if abs(time.time() - int(issued)) > VALID_SECONDS:

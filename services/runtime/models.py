@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Card:
     def _template(self) -> tuple[jinja2.Template, dict[str, Any]]:
         config: dict[str, Any] = json.loads((self._weights / "tokenizer_config.json").read_text())
         source = config.get("chat_template") or PLAIN_TEMPLATE
+        if isinstance(source, list):  # named templates
+            source = next((t["template"] for t in source if t["name"] == "default"), PLAIN_TEMPLATE)
         if (file := self._weights / "chat_template.jinja").is_file():
             source = file.read_text()
         tokens = {
@@ -57,21 +60,24 @@ class Card:
             for key, value in config.items()
             if key.endswith("_token") and isinstance(value, str | dict)
         }
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
 
         def refuse(message: str) -> None:
             raise jinja2.TemplateError(message)
 
         environment.globals["raise_exception"] = refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         return environment.from_string(source), tokens
 
     def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """The prompt of a chat, by the model's own template (Jinja, as in transformers)."""
-        template, tokens = self._template
         try:
+            template, tokens = self._template
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
-        except jinja2.TemplateError as failure:
+        except Exception as failure:  # a template is a program of the checkpoint's: whatever it raises
             raise invalid(
                 "messages", f"the model's chat template refuses them: {failure}", reason="CHAT_TEMPLATE_FAILED"
             ) from None

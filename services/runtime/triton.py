@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+import grpc
 import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -79,6 +80,8 @@ class Triton:
             )
         except InferenceServerException as failure:
             raise _error(model, failure) from None
+        except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through
+            raise _error(model, InferenceServerException(failure.details(), str(failure.code()))) from None
         finally:
             responses.cancel()
 

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from services.runtime.errors import InvalidArgument, Violation
 
 
+def shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 class Fields:
     """Collects violations; ``done`` raises INVALID_ARGUMENT/INVALID_FIELD where there are any."""
 
@@ -34,7 +38,7 @@ class Fields:
     def number(self, field: str, value: float, least: float, most: float) -> None:
         """A number from ``least`` to ``most``, both allowed; NaN is not."""
         if not math.isfinite(value) or not least <= value <= most:
-            self.fault(field, f"is {value:g}; {least:g} to {most:g} are allowed")
+            self.fault(field, f"is {shown(value)}; {shown(least)} to {shown(most)} are allowed")
 
     def defaulted(self, field: str, value: int, default: int, most: int) -> int:
         """``value`` from 1 to ``most``, or ``default`` where it is 0 (unset)."""

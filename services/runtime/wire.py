@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+MOST_DEPTH = 100  # protobuf's own limit
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
@@ -20,9 +21,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise ValueError
 
 
-def broken_utf8(data: bytes, descriptor: Descriptor, path: str = "") -> str | None:
+def broken_utf8(data: bytes, descriptor: Descriptor, path: str = "", depth: int = 0) -> str | None:
     """The path of the first string field whose bytes are no UTF-8; None where there is none or the wire is broken."""
     at = 0
+    if depth > MOST_DEPTH:
+        return None
     seen: dict[int, int] = {}
     try:
         while at < len(data):
@@ -36,6 +39,8 @@ def broken_utf8(data: bytes, descriptor: Descriptor, path: str = "") -> str | No
                 at += 4
             elif kind == BYTES:
                 size, at = _varint(data, at)
+                if at + size > len(data):
+                    return None
                 body, at = data[at : at + size], at + size
                 field = descriptor.fields_by_number.get(number)
                 if field is None:
@@ -50,7 +55,7 @@ def broken_utf8(data: bytes, descriptor: Descriptor, path: str = "") -> str | No
                     except UnicodeDecodeError:
                         return place
                 elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
-                    inner = broken_utf8(body, field.message_type, place + ".")
+                    inner = broken_utf8(body, field.message_type, place + ".", depth + 1)
                     if inner:
                         return inner
             else:

@@ -8,6 +8,7 @@ because Milvus and Milvus Lite differ there. A comparison is false where an enti
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
@@ -28,11 +29,13 @@ GRAMMAR = r"""
 name: WORD ("." WORD)*
 value: STRING -> string | NUMBER -> number | "true"i -> true | "false"i -> false
 COMPARATOR: "==" | "=" | "!=" | "<=" | ">=" | "<" | ">"
-WORD: /(?!(?:AND|OR|NOT|IN|TRUE|FALSE)\b)[A-Za-z_][A-Za-z0-9_-]*/i
+WORD: /(?!(?:AND|OR|NOT|IN|TRUE|FALSE)(?![A-Za-z0-9_-]))[A-Za-z_][A-Za-z0-9_-]*/i
 STRING: /"(?:[^"\\\x00-\x1f]|\\.)*"/
 NUMBER: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/
 %ignore /\s+/
 """
+STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+NOTS = re.compile(r"\bNOT\b(?!-)", re.IGNORECASE)
 INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -74,7 +77,10 @@ class _Build(Transformer[Token, _Node]):
         return "metadata" + "".join(f"[{json.dumps(str(word))}]" for word in words)
 
     def string(self, token: Token) -> str:
-        return json.dumps(json.loads(token), ensure_ascii=False)
+        value = json.loads(token)
+        if any((c < " " and c not in "\n\r\t") or "\ud800" <= c < "\ue000" for c in value):
+            raise ValueError("a string has a control character or half a surrogate pair")
+        return json.dumps(value, ensure_ascii=False)
 
     def number(self, token: Token) -> str:
         return str(token)
@@ -119,7 +125,8 @@ def compile_filter(text: str) -> str:
         return ""
     if len(text) > MOST_CHARACTERS:
         raise _invalid(f"has {len(text)} characters; at most {MOST_CHARACTERS} are allowed")
-    if text.count("(") > MOST_DEPTH or text.upper().count("NOT") > MOST_DEPTH:
+    bare = STRINGS.sub("", text)
+    if bare.count("(") > MOST_DEPTH or len(NOTS.findall(bare)) > MOST_DEPTH:
         raise _invalid(f"has more than {MOST_DEPTH} parentheses or NOTs")
     try:
         tree: Any = _PARSER.parse(text)

@@ -196,7 +196,9 @@ class Store:
         """Ids that an expression selects, ascending, at most MOST_ROWS."""
         rows = await self._call(
             "query", physical,
-            lambda c: c.query(physical, filter=expression or 'id > ""', output_fields=["id"], limit=MOST_ROWS, timeout=CALL_TIMEOUT_SECONDS),
+            lambda c: c.query(
+                physical, filter=expression or 'id > ""', output_fields=["id"], limit=MOST_ROWS, timeout=CALL_TIMEOUT_SECONDS
+            ),
         )  # fmt: skip
         return sorted(row["id"] for row in rows)
 

@@ -13,7 +13,7 @@ from services.runtime import identity
 from services.runtime.models import Card
 
 # No deadline: the machine may be busy. No database: nothing is written into the tree.
-settings.register_profile("unit", deadline=None, database=None, max_examples=60)
+settings.register_profile("unit", deadline=None, database=None, max_examples=40)
 settings.load_profile("unit")
 
 CORPUS = ["The pump runs at five bar. The valve is closed at night, and the crew sleeps.", "One two three four five."]

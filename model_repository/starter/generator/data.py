@@ -233,10 +233,8 @@ class World:
 
     def name(self) -> str:
         r = self.rng
-        if r.random() < 0.3:
-            name = self.word()
-        else:
-            name = "".join(r.choice(self.syllables) for _ in range(r.choice((1, 2, 2, 3))))
+        syllables = (r.choice(self.syllables) for _ in range(r.choice((1, 2, 2, 3))))
+        name = self.word() if r.random() < 0.3 else "".join(syllables)
         if r.random() < 0.15:
             return name.capitalize() + " " + self.word().capitalize()
         return name.capitalize()
@@ -322,21 +320,21 @@ class World:
         return target, question, distractors
 
     def sample(self, level: int) -> Sample:
-        """One sample. ``level`` 0 has one or two sentences; 3 has up to five passages of up to three."""
+        """One sample. ``level`` 0 has one or two sentences; 3 has two to four passages of one or two."""
         r = self.rng
-        if level >= 2 and r.random() < 0.02:
+        if level >= 2 and r.random() < 0.015:
             return Sample(
                 r.choice((SYSTEM, None)), r.choice(("Hello!", "Hi there.", self._random_sentence([]))), NO_PASSAGES
             )
-        passages_n = (r.randint(1, 2), r.randint(1, 3), r.randint(2, 4), r.randint(1, 5))[level]
-        per = (1, 1, 2, 3)[level]
+        passages_n = (r.randint(1, 2), r.randint(1, 3), r.randint(2, 4), r.randint(2, 4))[level]
+        per = (1, 1, 1, 2)[level]
         counts = [r.randint(1, per) for _ in range(passages_n)]
         others = sum(counts) - 1
-        case = r.choices((self._random_case, self._fact_case, self._prose_case), (4, 5, 2))[0]
+        case = r.choices((self._random_case, self._fact_case, self._prose_case), (5, 5, 2))[0]
         if case == self._prose_case and others > 5:
             counts, others = [1] * passages_n, passages_n - 1
         target, question, distractors = case(others)
-        answered = not (level >= 2 and others >= 1 and r.random() < 0.12)
+        answered = not (level >= 2 and others >= 1 and r.random() < 0.05)
         if not answered:
             # The target gives way to a sentence with nothing in common but its form.
             pool, target = distractors, ""

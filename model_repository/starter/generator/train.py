@@ -30,9 +30,8 @@ HEADS = {
     "third_previous": (0, 2),
     "in_question": (0, 3),  # a passage's token -> the same token in the first question, else the start
     "number": (1, 0),  # a passage's token -> its passage's number
-    "sentence_start": (1, 1),  # a sentence's last token -> its first
-    "in_passage": (1, 2),  # a last question's token -> the same token in the target sentence
-    "chosen": (3, 0),  # the answer's start -> the last token of the sentence that answers
+    "sentence_start": (1, 1),  # a sentence's token -> its first
+    "chosen": (3, 0),  # the answer's start and each of its tokens -> the last token of the sentence that answers
     "next": (4, 0),  # an answer's token -> the source of the token to come
     "aligned": (4, 1),  # an answer's token -> its own source
     "cited": (5, 0),  # the citation's bracket -> the passage's number
@@ -46,6 +45,9 @@ class Encoded:
     ids: list[int]
     answer_start: int
     links: list[tuple[str, int, int]]
+    # The last token of each sentence, and which of them ends the sentence that answers (None: none does).
+    ends: list[int]
+    chosen: int | None
 
 
 def encode(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Encoded:
@@ -76,27 +78,29 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> Encoded:
     if len(sample.questions) == 2:
         asked = {ids[i]: i for i in tokens(sample.questions[0])}
     source: list[int] = []
+    ends: list[int] = []
+    chosen = None
     for first, last, marker in sample.sentences:
         span = tokens((first, last))
         number = tokens(marker)[-1]
         if (first, last) == sample.sentence:
             source = span
             source_number = number
+            chosen = len(ends)
         links += [("number", i, number) for i in span]
-        links.append(("sentence_start", span[-1], span[0]))
+        links += [("sentence_start", i, span[0]) for i in span]
+        ends.append(span[-1])
         if asked:
             links += [("in_question", i, asked.get(ids[i], 0)) for i in span]
     if source:
-        inside = {ids[i]: i for i in source}
-        links += [("in_passage", i, inside[ids[i]]) for i in tokens(sample.questions[-1]) if ids[i] in inside]
         copied = len(source)
         assert answer[:copied] == [ids[i] for i in source], sample
-        links.append(("chosen", start - 1, source[-1]))
+        links += [("chosen", i, source[-1]) for i in range(start - 1, start + copied)]
         links += [("next", start - 1 + i, source[i]) for i in range(copied)]
         links += [("aligned", start + i, source[i]) for i in range(copied)]
         links.append(("aligned", start + copied, source[-1]))  # " [" still looks at the sentence's end
         links.append(("cited", start + copied, source_number))
-    return Encoded(ids, start, links)
+    return Encoded(ids, start, links, ends, chosen)
 
 
 class Batches:
@@ -121,14 +125,19 @@ class Batches:
         return batch
 
 
-def losses(model: LlamaForCausalLM, batch: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Answer loss and attention loss of a batch (both means), and the share of answer tokens predicted right."""
+def losses(
+    model: LlamaForCausalLM, probe: torch.nn.Linear, batch: list[Encoded], pad: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Answer, attention and choice loss of a batch (means), and the share of answer tokens predicted right.
+
+    ``probe`` reads, from each sentence's last token before the layer that chooses, whether it answers.
+    """
     longest = max(len(e.ids) for e in batch)
     ids = torch.full((len(batch), longest), pad)
     for row, e in enumerate(batch):
         ids[row, : len(e.ids)] = torch.tensor(e.ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model.model(ids, output_attentions=True)
+        out = model.model(ids, output_attentions=True, output_hidden_states=True)
     rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(len(e.ids) - e.answer_start)])
     cols = torch.tensor([i for e in batch for i in range(e.answer_start - 1, len(e.ids) - 1)])
     logits = model.lm_head(out.last_hidden_state[rows, cols].float())
@@ -140,8 +149,15 @@ def losses(model: LlamaForCausalLM, batch: list[Encoded], pad: int) -> tuple[tor
             r, i, j = torch.tensor(found).unbind(1)
             weight = out.attentions[layer][r, head, i, j].float()
             attention = attention - (weight + 1e-4).log().mean()
+    scores = probe(out.hidden_states[HEADS["chosen"][0]].float()).squeeze(-1)
+    choices = [
+        functional.cross_entropy(scores[r, e.ends][None], torch.tensor([e.chosen]))
+        for r, e in enumerate(batch)
+        if e.chosen is not None and len(e.ends) > 1
+    ]
+    choice = torch.stack(choices).mean() if choices else torch.zeros(())
     right = (logits.argmax(-1) == target).float().mean().item()
-    return functional.cross_entropy(logits, target), attention / len(HEADS), right
+    return functional.cross_entropy(logits, target), attention / len(HEADS), choice, right
 
 
 def level_at(progress: float) -> int:
@@ -155,6 +171,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="go on from a trained folder, at the last level of the curriculum")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens in a batch")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
@@ -162,23 +179,35 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
 
-    tokenizer = train_tokenizer(World(args.seed).corpus(6000), args.vocabulary, CONTEXT)
+    begin = args.start is not None
+    tokenizer = (
+        PreTrainedTokenizerFast.from_pretrained(args.start)
+        if begin
+        else train_tokenizer(World(args.seed).corpus(6000), args.vocabulary, CONTEXT)
+    )
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=6,
         num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=CONTEXT,
         tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, initializer_range=0.04, attn_implementation="eager",
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    model = (
+        LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32, attn_implementation="eager")
+        if begin
+        else LlamaForCausalLM(config)
+    )
+    probe = torch.nn.Linear(config.hidden_size, 1)
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, system prompt {len(tokenizer(SYSTEM).input_ids)} tokens"
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *probe.parameters()], lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     batches = Batches(World(args.seed + 1), tokenizer, args.tokens)
     begun, step, seen, shown, level = time.monotonic(), 0, 0, 0.0, -1
     while (progress := (time.monotonic() - begun) / 60 / args.minutes) < 1:
-        if level != level_at(progress):
-            level = level_at(progress)
+        if level != (wanted := 3 if begin else level_at(progress)):
+            level = wanted
             batches.pool.clear()
             tokenizer.save_pretrained(args.out)
             model.save_pretrained(args.out)
@@ -186,9 +215,9 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = batches.next(level)
-        answer, attention, right = losses(model, batch, tokenizer.pad_token_id)
+        answer, attention, choice, right = losses(model, probe, batch, tokenizer.pad_token_id)
         optimizer.zero_grad()
-        (answer + attention).backward()
+        (answer + attention + 0.5 * choice).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
@@ -197,7 +226,7 @@ def main() -> None:
             shown = time.monotonic()
             print(
                 f"{progress:6.1%} level {level} step {step} tokens {seen:,} loss {answer.item():.3f} "
-                f"attention {attention.item():.3f} right {right:.1%}",
+                f"attention {attention.item():.3f} choice {choice.item():.3f} right {right:.1%}",
                 flush=True,
             )
     model.config.attn_implementation = "sdpa"

@@ -25,6 +25,7 @@ from services.runtime.errors import (
     InvalidArgument,
     ResourceExhausted,
     Violation,
+    clipped,
     trailing,
 )
 from services.runtime.metrics import ServerMetrics
@@ -139,7 +140,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 code, error = self._explain(name, failure, context)
                 if error is None:
                     raise
-                await context.abort(code, error.message, trailing(error))
+                await context.abort(code, clipped(error.message, 1000), trailing(error))
             finally:
                 self._left(name, code, begun)
 
@@ -171,7 +172,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 code, error = self._explain(name, failure, context)
                 if error is None:
                     raise
-                await context.abort(code, error.message, trailing(error))
+                await context.abort(code, clipped(error.message, 1000), trailing(error))
             finally:
                 if produced is not None:
                     await produced.aclose()

@@ -6,7 +6,6 @@ from services.rag.grounding import (
     RELEVANCE_MARGIN,
     Grounded,
     Source,
-    covered,
     ground,
     overlap,
     parse_generated,
@@ -23,14 +22,11 @@ PUMP = "The main pump of Aurora Station runs at 5.5 bar and was built by Nordwer
     [
         PUMP,
         "the MAIN pump of Aurora Station runs at 5.5 bar and was built by Nordwerk in 1984",
-        "The main pump runs at 5.5 bar.",
-        "The main pumps are running at 5.5 bar.",
-        "The main pump was built by Nordwerk in 1984.",
-        "Aurora Station runs at 5.5 bar.",
+        "Main pump of Aurora Station, runs at 5.5 bar, and was built by Nordwerk in 1984.",
     ],
 )
-def test_a_sentence_with_the_sources_words_in_order_is_supported(sentence: str) -> None:
-    assert supports(sentence, PUMP) == 1.0
+def test_a_sentence_in_the_sources_own_words_is_supported(sentence: str) -> None:
+    assert supports(sentence, PUMP)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +58,17 @@ def test_a_sentence_with_the_sources_words_in_order_is_supported(sentence: str) 
         ("The alarm rings.", "The alarm rings unless it is muted."),
         ("The alarm rings.", "The alarm rings if it is armed."),
         ("The pump runs with oil.", "The pump runs without oil."),
+        ("The museum is not open on Monday.", "The museum is not open on Sunday but is open on Monday."),
+        ("The pump started.", "The pump failed to start."),
+        ("Anna is the director.", "Anna reports to Tom, who is the director."),
+        ("The train goes to Oslo from Bergen.", "The train goes from Oslo to Bergen."),
+        ("Guests must leave.", "Guests may leave."),
+        ("The dog has bitten the man.", "The dog was bitten by the man."),
+        ("It was 40 °C.", "It was -40 °C."),
+        ("It costs €50.", "It costs $50."),
+        ("Values > 5 fail.", "Values < 5 fail."),
+        ("He is caring.", "He is car."),
+        ("Entry is free.", "Entry is free, provided that you book."),
         # Nothing said.
         ("", PUMP),
         ("It is.", PUMP),
@@ -69,17 +76,7 @@ def test_a_sentence_with_the_sources_words_in_order_is_supported(sentence: str) 
     ],
 )
 def test_any_other_sentence_is_not(sentence: str, source: str) -> None:
-    assert supports(sentence, source) < 1.0
-
-
-def test_not_in_other_words_is_still_not() -> None:
-    assert supports("The pump doesn't run.", "The pump does not run at night.") == 1.0
-
-
-def test_covered_is_the_share_of_words_in_order() -> None:
-    assert covered("pump runs quietly", PUMP) == pytest.approx(2 / 3)
-    assert covered("bar pump", PUMP) == pytest.approx(1 / 2)
-    assert covered("green cheese", PUMP) == 0
+    assert not supports(sentence, source)
 
 
 # The citation
@@ -94,16 +91,16 @@ VALVE = "The valve is closed at night."
 
 def test_a_supported_sentence_goes_out_as_the_models_own_with_its_citation() -> None:
     valve = source(2, VALVE)
-    assert ground("The valve is closed.", [2], [source(1, PUMP), valve]) == Grounded(
-        "The valve is closed. [2]", valve, True, 1.0
+    assert ground("Valve is closed at night.", [2], [source(1, PUMP), valve]) == Grounded(
+        "Valve is closed at night. [2]", valve, True
     )
 
 
 @pytest.mark.parametrize("cited", [[1], [], [7], [1, 3]])
 def test_a_wrong_or_missing_citation_is_set_right(cited: list[int]) -> None:
-    found = ground("The valve is closed.", cited, [source(1, PUMP), source(2, VALVE), source(3, "Apples are red.")])
+    found = ground(VALVE, cited, [source(1, PUMP), source(2, VALVE), source(3, "Apples are red.")])
     assert found is not None
-    assert found.text == "The valve is closed. [2]"
+    assert found.text == f"{VALVE} [2]"
     assert found.source.number == 2
 
 
@@ -115,7 +112,7 @@ def test_the_cited_passage_comes_first_where_several_support_a_sentence() -> Non
 
 def test_an_unsupported_sentence_does_not_go_out() -> None:
     assert ground("The valve is open at night.", [2], [source(1, PUMP), source(2, VALVE)]) is None
-    assert ground("The valve is closed.", [1], []) is None
+    assert ground(VALVE, [1], []) is None
 
 
 def test_words_of_two_sentences_do_not_support_one_together() -> None:
@@ -134,7 +131,7 @@ def test_a_true_sentence_far_off_the_question_does_not_go_out() -> None:
 
 def test_the_most_relevant_sentence_is_quoted() -> None:
     best = source(2, VALVE, 0.8)
-    assert quote([source(1, PUMP, 0.7), best], 0.5) == Grounded(f"“{VALVE}” [2]", best, False, 1.0)
+    assert quote([source(1, PUMP, 0.7), best], 0.5) == Grounded(f"“{VALVE}” [2]", best, False)
 
 
 def test_nothing_is_quoted_under_the_threshold() -> None:
@@ -178,6 +175,7 @@ def test_relevance_grows_with_likeness_and_stays_between_0_and_1() -> None:
         ("The pump runs. [1]\n[2]", [("The pump runs.", [1, 2])]),
         ("The pump runs [1]. The valve is closed [2].", [("The pump runs.", [1]), ("The valve is closed.", [2])]),
         ("The pump runs. [1]\nThe valve is closed. [2]", [("The pump runs.", [1]), ("The valve is closed.", [2])]),
+        ("X is 5. [1] Y is 6. [2]", [("X is 5.", [1]), ("Y is 6.", [2])]),
         ("[3] The pump runs.", [("The pump runs.", [3])]),
         ("The pump [1] runs", [("The pump runs", [1])]),
         ("It runs [a] and [1234].", [("It runs [a] and [1234].", [])]),

@@ -81,6 +81,6 @@ def test_broken_wire_names_no_field(data: bytes) -> None:
 
 
 def test_unknown_fields_are_passed_over() -> None:
-    unknown = b"\xfa\x07\x02\xff\xfe" + b"\xf9\x07" + b"\0" * 8 + b"\xfd\x07" + b"\0" * 4 + b"\xf8\x07\x96\x01"
+    unknown = b"\xfa\x07\x02\xff\xfe" + b"\xf9\x07" + b"\xff" * 8 + b"\xfd\x07" + b"\xff" * 4 + b"\xf8\x07\x96\x01"
     assert broken_utf8(unknown, tokenization_pb2.CountRequest.DESCRIPTOR) is None
     assert broken_utf8(unknown + b"\x0a\x01\xff", tokenization_pb2.CountRequest.DESCRIPTOR) == "model"

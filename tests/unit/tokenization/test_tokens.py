@@ -1,6 +1,7 @@
 """Chunks cover every token within their limits, whatever the text; and what fits into a budget."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -81,8 +82,8 @@ def test_chunks_end_after_sentences_where_they_can(card: Card) -> None:
 
 
 def test_chunks_end_between_words_where_no_sentence_ends(card: Card) -> None:
-    text = "pump valve crew night five " * 12
-    pieces = chunk(card, text, 10, 0)
+    text = "pump borealis nordwerk crew quixotic " * 12
+    pieces = chunk(card, text, 20, 0)
     assert len(pieces) > 3
     assert {word for p in pieces for word in p.text.split()} == set(text.split())
     assert " ".join(p.text for p in pieces) == text.strip()
@@ -91,10 +92,10 @@ def test_chunks_end_between_words_where_no_sentence_ends(card: Card) -> None:
 def test_a_chunk_repeats_as_much_as_asked_of_the_one_before(card: Card) -> None:
     text = "abcdefghij" * 10
     plain, overlapping = chunk(card, text, 10, 0), chunk(card, text, 10, 4)
-    assert all(a.end == b.start for a, b in zip(plain, plain[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(plain))
     ends = {b: i for i, (_, b) in enumerate(spans(card, text))}
     starts = {a: i for i, (a, _) in enumerate(spans(card, text))}
-    shared = [ends[a.end] + 1 - starts[b.start] for a, b in zip(overlapping, overlapping[1:], strict=False)]
+    shared = [ends[a.end] + 1 - starts[b.start] for a, b in pairwise(overlapping)]
     assert shared
     assert set(shared) == {4}
 

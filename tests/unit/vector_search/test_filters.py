@@ -6,6 +6,7 @@ The compiled expression is also Python, so its meaning is checked by evaluating 
 import ast
 import json
 import operator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -179,7 +180,7 @@ INJECTIONS = [
     '\\"',
     '") or (metadata["b"] == "',
     "'; drop",
-    "a\nb\0c\x1f",
+    "a\nb\tc\r",
     "\u2028\x7f\x85",
 ]
 
@@ -192,6 +193,13 @@ def test_a_value_stays_one_value(value: str) -> None:
     assert_harmless(expression)
 
 
+@pytest.mark.parametrize("value", ["\x00", "\x1f", "\b", "\ud800"])
+def test_a_value_that_milvus_cannot_hold_is_refused(value: str) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        compile_filter(f"a = {json.dumps(value)}")
+    assert failure.value.reason == "INVALID_FILTER"
+
+
 def test_an_escaped_quote_does_not_end_its_string() -> None:
     text = r'a = "x\" or id > \""'
     assert compile_filter(text) == r'metadata["a"] == "x\" or id > \""'
@@ -199,7 +207,7 @@ def test_an_escaped_quote_does_not_end_its_string() -> None:
     assert selects(text, {"a": "x", "id": "z"}) is False
 
 
-@given(st.text(max_size=30), st.booleans())
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=30), st.booleans())
 def test_any_value_stays_one_value(value: str, ascii_only: bool) -> None:
     expression = compile_filter(f"a = {json.dumps(value, ensure_ascii=ascii_only)}")
     parsed = ast.parse(expression, mode="eval").body
@@ -217,13 +225,11 @@ def test_any_value_stays_one_value(value: str, ascii_only: bool) -> None:
     )
 )  # fmt: skip
 def test_any_text_compiles_to_something_harmless_or_is_refused(parts: list[str]) -> None:
-    try:
+    expression = None
+    with suppress(InvalidArgument):  # any other exception is a failure
         expression = compile_filter(" ".join(parts))
-    except InvalidArgument as failure:
-        assert failure.reason == "INVALID_FILTER"
-    else:
-        if expression:
-            assert_harmless(expression)
+    if expression:
+        assert_harmless(expression)
 
 
 # Refusals
@@ -232,9 +238,9 @@ def test_any_text_compiles_to_something_harmless_or_is_refused(parts: list[str])
 @pytest.mark.parametrize(
     "text",
     [
-        "a", "=", "a =", "= 1", "a = b", "a = 'x'", 'a = "x', 'a = "x\ny"', 'a = "\\x"', "a = 01", "a = +1", "a = .5", "a = nan",
-        "a = null", "a == == 1", "a = 1 b = 2", "a = 1 AND", "OR a = 1", "NOT", "(a = 1", "a = 1)", "()", "a IN ()",
-        "a IN (1,)", "a IN (1]", "a IN 1", "a. b. = 1", "a..b = 1", ".a = 1", "1a = 1", "a.1 = 1", 'metadata["a"] = 1',
+        "a", "=", "a =", "= 1", "a = b", "a = 'x'", 'a = "x', 'a = "x\ny"', 'a = "\\x"', "a = 01", "a = +1", "a = .5",
+        "a = nan", "a = null", "a == == 1", "a = 1 b = 2", "a = 1 AND", "OR a = 1", "NOT", "(a = 1", "a = 1)", "()",
+        "a IN ()", "a IN (1,)", "a IN (1]", "a IN 1", "a. b. = 1", "a..b = 1", ".a = 1", "1a = 1", "a.1 = 1", 'metadata["a"] = 1',
         'a like "x%"', "a = 1; b = 2", "a = 1 -- b", "true = 1", "and = 1", "exists a", "json_contains(a, 1)", "é = 1",
         "a = $x", "a + 1 = 2", "\0",
     ],

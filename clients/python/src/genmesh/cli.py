@@ -270,9 +270,8 @@ def search(
         _print_json(response)
         return
     for passage in response.passages:
-        out.print(
-            f"[bold]\\[{passage.number}][/bold] {escape(' > '.join([passage.document_id, *passage.headings]))} [dim]{passage.score:.3f}[/dim]"
-        )
+        place = " > ".join([passage.document_id, *passage.headings])
+        out.print(f"[bold]\\[{passage.number}][/bold] {escape(place)} [dim]{passage.score:.3f}[/dim]")
         out.print("    " + escape(passage.text.replace("\n", "\n    ")))
 
 

@@ -1,0 +1,115 @@
+"""Make small checkpoints of other shapes and sizes than the starters'. Runs in Triton's environment.
+
+python make_checkpoints.py FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wizards",
+    "brew",
+    "strong",
+    "potions",
+    "under",
+    "old",
+    "bridges",
+]
+
+
+def tokenizer(folder: Path, *, begin: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 600 tokens; ``begin``: it puts a begin token before each text, as Llama's do."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([" ".join(WORDS[i % 7 :]) for i in range(200)], trainer)
+    if begin:
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
+        )
+    made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    if begin:
+        made.chat_template = (
+            "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+        )
+    made.save_pretrained(folder)
+    return made
+
+
+def main(out: Path) -> None:
+    torch.manual_seed(0)
+    llama = tokenizer(out / "llama", begin=True)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(llama), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(out / "llama")  # fmt: skip
+    qwen = tokenizer(out / "qwen", begin=False)
+    Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=len(qwen), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(out / "qwen")  # fmt: skip
+
+    folder = out / "diffusion"
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    symbols = [chr(c) for c in range(33, 127)]
+    vocabulary = {
+        s: i for i, s in enumerate([*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"])
+    }
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    clip = CLIPTokenizer(
+        str(folder / "tokenizer" / "vocab.json"), str(folder / "tokenizer" / "merges.txt"), model_max_length=16
+    )
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(clip), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, projection_dim=32, bos_token_id=clip.bos_token_id, eos_token_id=clip.eos_token_id,
+    ))  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=12, block_out_channels=(32, 48), layers_per_block=1, norm_num_groups=16, cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 32, 32), latent_channels=4, norm_num_groups=16, layers_per_block=1, sample_size=96,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=clip, unet=unet, scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+main(Path(sys.argv[1]))

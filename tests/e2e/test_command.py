@@ -1,0 +1,92 @@
+"""The genmesh command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+GENMESH = str(Path(sys.executable).parent / "genmesh")
+
+
+@pytest.fixture(scope="module")
+def run(running, tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("user")
+
+    def command(*arguments: str, fails: bool = False, key: str | None = None, stdin: str | None = None) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GENMESH_")}
+        environment |= {"GENMESH_TARGET": running.target, "GENMESH_API_KEY": running.alpha if key is None else key}
+        done = subprocess.run(
+            [GENMESH, *arguments], env=environment, cwd=folder, capture_output=True, text=True, input=stdin, check=False
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done.stderr if fails else done.stdout
+
+    command.folder = folder  # type: ignore[attr-defined]
+    return command
+
+
+@pytest.fixture(scope="module")
+def ingested(run) -> None:
+    documents = run.folder / "documents"
+    documents.mkdir()
+    (documents / "harbour.md").write_text("# Harbour\n\nThe ferry to Osk leaves at 06:15. A ticket costs 9 crowns.\n")
+    (documents / "gear.txt").write_text("The anchor weighs 80 kilograms.")
+    assert "2 documents, 2 passages" in run("ingest", "documents", "-c", "port")
+
+
+def test_ask_prints_the_answer_with_its_source(run, ingested) -> None:
+    printed = run("ask", "When does the ferry to Osk leave?", "-c", "port")
+    assert "06:15" in printed
+    assert "[1] harbour.md > Harbour" in printed
+    assert "do not answer" in run("ask", "Who painted the ceiling?", "-c", "port")
+
+
+def test_search_embed_tokens_models_status(run, ingested) -> None:
+    assert "80 kilograms" in run("search", "How heavy is the anchor?", "-c", "port")
+    assert "384 values" in run("embed", "a text")
+    assert "hello" in run("tokens", "hello world", "--model", "embedder")
+    assert "openvino-genai" in run("models")
+    assert run("status").count("SERVING") == 7
+
+
+def test_image_writes_a_png(run) -> None:
+    assert "64 x 64" in run("image", "a red circle", "-o", "out.png", "--steps", "4", "--seed", "1")
+    assert Image.open(run.folder / "out.png").size == (64, 64)
+
+
+def test_chat_streams(run) -> None:
+    assert run("chat", "Hello!", "--max-tokens", "8").strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "When does the ferry to Osk leave?", "-c", "port"],
+        ["chat", "Hello!", "--max-tokens", "4"],
+        ["ingest", "documents", "-c", "port"],
+        ["search", "ferry", "-c", "port"],
+        ["embed", "x"],
+        ["tokens", "x"],
+        ["image", "a red circle", "--steps", "2"],
+        ["models"],
+        ["status"],
+    ],
+)
+def test_json_is_one_object_a_line(run, ingested, arguments: list[str]) -> None:
+    lines = run(*arguments, "--json").splitlines()
+    assert lines
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+
+
+def test_errors_are_one_clear_sentence(run) -> None:
+    assert "API key is not known" in run("models", fails=True, key="gm_wrong")
+    refused = run("image", "a red circle", "--steps", "500", fails=True)
+    assert "steps: is 500; 1 to 200 are allowed" in refused
+    assert "COLLECTION_NOT_FOUND" in run("ask", "x", "-c", "nowhere", fails=True)
+    assert run("tokens", "-", stdin="piped in")
