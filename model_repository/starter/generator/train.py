@@ -149,7 +149,8 @@ def losses(
             r, i, j = torch.tensor(found).unbind(1)
             weight = out.attentions[layer][r, head, i, j].float()
             attention = attention - (weight + 1e-4).log().mean()
-    scores = probe(out.hidden_states[HEADS["chosen"][0]].float()).squeeze(-1)
+    hidden = out.hidden_states[HEADS["chosen"][0]].float()
+    scores = probe(functional.rms_norm(hidden, hidden.shape[-1:])).squeeze(-1)
     choices = [
         functional.cross_entropy(scores[r, e.ends][None], torch.tensor([e.chosen]))
         for r, e in enumerate(batch)

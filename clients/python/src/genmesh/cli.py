@@ -25,7 +25,9 @@ from genmesh.v1 import common_pb2, models_pb2, rag_pb2
 app = typer.Typer(
     help="Talk to a Genmesh gateway.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+# A pipe has no width: a table must not be cut for it.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False)
 CREDENTIALS = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "genmesh" / "client.json"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]

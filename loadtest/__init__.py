@@ -1,0 +1,1 @@
+"""Load and benchmarks of a running cluster."""
