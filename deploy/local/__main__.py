@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -35,9 +34,6 @@ def up(cluster: Cluster) -> None:
     print("Starting the cluster", flush=True)
     cluster.start(say)
     key, target = cluster.development_key(), cluster.target
-    saved = cluster.layout.run / "client.json"
-    saved.touch(0o600)
-    saved.write_text(json.dumps({"target": target, "api_key": key}))
     picture = cluster.layout.state / "first-image.png"
     genmesh(["ingest", os.path.relpath(SAMPLES)], target, key)
     genmesh(["ask", QUESTION], target, key)
@@ -113,7 +109,7 @@ def main() -> None:
     except ClusterError as failure:
         sys.exit(str(failure))
     except KeyboardInterrupt:
-        sys.exit("Interrupted; what was started is stopped.")
+        sys.exit("Interrupted.")
 
 
 main()

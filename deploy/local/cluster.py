@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import xmlrpc.client
 from collections.abc import Callable
 from pathlib import Path
@@ -203,8 +204,6 @@ class Cluster:
             return False
 
     def _triton_ready(self) -> bool:
-        import urllib.request
-
         try:
             with urllib.request.urlopen(
                 f"http://{HOST}:{self.ports['triton_http']}/v2/health/ready", timeout=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import secrets
 import time
@@ -106,9 +107,9 @@ class Painter:
                             self.metrics.step_duration.observe(now - last)
                         last = now
                     yield Progress(done, None if pixels is None else to_png(pixels, wanted.seed), finished)
-        finally:
-            if finished:
-                self.metrics.images.inc()
-            else:
+            self.metrics.images.inc()
+        except (asyncio.CancelledError, GeneratorExit):
+            if not finished:
                 self.metrics.cancelled.inc()
                 self.metrics.saved_steps.inc(wanted.steps - done)
+            raise

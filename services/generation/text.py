@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -100,11 +101,13 @@ class Generator:
                     if text:
                         watch.content()
                         yield Piece(text)
-        finally:
-            self.metrics.output_tokens.inc(written)
-            if not finish or finish == "cancelled":
+        except (asyncio.CancelledError, GeneratorExit):
+            if not finish:
                 self.metrics.cancelled.inc()
                 self.metrics.saved_tokens.inc(max(0, sampling["max_tokens"] - written))
+            raise
+        finally:
+            self.metrics.output_tokens.inc(written)
         if first is not None and written > 1:
             self.metrics.per_output_token.observe((time.monotonic() - first) / (written - 1))
         watch.stage("decode")

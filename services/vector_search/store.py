@@ -27,10 +27,11 @@ from services.vector_search.metrics import Metrics
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 16
-CALL_TIMEOUT_SECONDS = 30.0
+CALL_TIMEOUT_SECONDS = 10.0
 # Milvus answers at most this many rows of a query.
 MOST_ROWS = 16_384
-NOT_FOUND, NOT_LOADED = 100, 101
+# pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
+CONNECT_FAILED, NOT_FOUND, NOT_LOADED = 2, 100, 101
 PROPERTY = "genmesh.description"
 
 
@@ -84,7 +85,7 @@ class Store:
             if failure.code == NOT_FOUND:
                 self._dimensions.pop(name, None)
                 raise _no_collection() from None
-            if failure.code in (1, 2) or "connect" in str(failure).lower() or "unavailable" in str(failure).lower():
+            if isinstance(failure.code, grpc.StatusCode) or failure.code == CONNECT_FAILED:
                 raise _gone(failure) from None
             log.error("Milvus failed in %s: %s", operation, failure)
             raise Internal(f"the vector store failed: {failure.message}", reason="VECTOR_STORE_FAILED") from None

@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +97,7 @@ async def test_a_tenant_lists_its_own_collections_by_their_own_names(store: Stor
     [
         (MilvusException(100, "no such collection"), "NOT_FOUND", "COLLECTION_NOT_FOUND"),
         (MilvusException(2, "fail"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
-        (MilvusException(65535, "cannot connect"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
+        (MilvusException(grpc.StatusCode.UNAVAILABLE, "gone"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
         (ConnectionRefusedError("no"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
         (MilvusException(1100, "broken index"), "INTERNAL", "VECTOR_STORE_FAILED"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,19 +27,9 @@ app = typer.Typer(
 # A pipe has no width: a table must not be cut for it.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
-CREDENTIALS = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "genmesh" / "client.json"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]
 Timeout = Annotated[float, typer.Option(help="Deadline in seconds.")]
-
-
-def _saved() -> dict[str, str]:
-    """What `make up` wrote for this user: target and api_key."""
-    try:
-        found: dict[str, str] = json.loads(CREDENTIALS.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 class _State:
@@ -50,12 +39,10 @@ class _State:
 
 @app.callback()
 def _options(
-    target: Annotated[str, typer.Option(envvar="GENMESH_TARGET", help="host:port of the gateway.")] = "",
+    target: Annotated[str, typer.Option(envvar="GENMESH_TARGET", help="host:port of the gateway.")] = "127.0.0.1:8080",
     api_key: Annotated[str, typer.Option(envvar="GENMESH_API_KEY", help="The API key.")] = "",
 ) -> None:
-    saved = _saved()
-    _State.target = target or saved.get("target", "localhost:8080")
-    _State.api_key = api_key or saved.get("api_key", "")
+    _State.target, _State.api_key = target, api_key
 
 
 def _client() -> Client:

@@ -1,0 +1,66 @@
+"""The boundary refuses a passed deadline and an overload before any work."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.runtime import identity
+from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unauthenticated
+from services.runtime.interceptors.boundary import Boundary
+from services.runtime.metrics import ServerMetrics
+from services.runtime.settings import ServiceSettings
+
+SECRET = "a secret of the tests"
+
+
+class Context:
+    """What the boundary asks of gRPC's context."""
+
+    def __init__(self, remaining: float | None, token: str) -> None:
+        self.remaining, self.token = remaining, token
+
+    def time_remaining(self) -> float | None:
+        return self.remaining
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ((identity.IDENTITY, self.token),)
+
+
+@pytest.fixture
+def boundary() -> Boundary:
+    settings = ServiceSettings(port=1, metrics_port=2, identity_secret=SECRET, max_concurrent_calls=2)
+    return Boundary(settings, ServerMetrics("test", ["Method"], CollectorRegistry()))
+
+
+def token() -> str:
+    return identity.sign(SECRET.encode(), "alpha")
+
+
+@pytest.mark.parametrize("remaining", [0.0, -1.0])
+def test_a_passed_deadline_is_refused_before_the_caller_is_even_known(boundary: Boundary, remaining: float) -> None:
+    with pytest.raises(DeadlineExceeded) as failure:
+        boundary._enter(None, Context(remaining, "no token"))
+    assert failure.value.reason == "DEADLINE_ALREADY_PASSED"
+    assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_call_without_a_deadline_gets_the_default(boundary: Boundary) -> None:
+    assert boundary._enter(None, Context(None, token())) == boundary.settings.default_deadline_seconds
+    assert boundary._enter(None, Context(5.0, token())) == 5.0
+    assert identity.current().tenant == "alpha"
+
+
+def test_too_many_calls_are_refused_and_counted(boundary: Boundary) -> None:
+    boundary.running = 3
+    with pytest.raises(ResourceExhausted) as failure:
+        boundary._enter(None, Context(5.0, token()))
+    assert failure.value.reason == "OVERLOADED"
+    assert failure.value.retry_after_seconds
+    assert boundary.metrics.refused._value.get() == 1
+
+
+def test_nobody_is_let_in_without_a_signature(boundary: Boundary) -> None:
+    with pytest.raises(Unauthenticated):
+        boundary._enter(None, Context(5.0, "616c706861.1.00"))
