@@ -157,12 +157,12 @@ def test_bad_prompts(client: Client) -> None:
 
 
 def test_the_starter_answers_from_passages_it_never_saw(client: Client) -> None:
-    """At least half of 60 held-out questions: the passage's own words, and the right citation."""
+    """At least half of 100 questions on passages made up anew: the passage's own words, and the right citation."""
     sys.path.insert(0, str(ROOT / "model_repository" / "starter" / "generator"))
     from data import NO_ANSWER, World
 
-    world, right, asked = World(7, held_out=True), 0, 0
-    while asked < 60:
+    world, right, asked = World(7, english=True), 0, 0
+    while asked < 100:
         sample = world.sample(3)
         if sample.sentence is None or sample.answer == NO_ANSWER:
             continue
@@ -171,4 +171,4 @@ def test_the_starter_answers_from_passages_it_never_saw(client: Client) -> None:
         messages.append({"role": "user", "content": sample.user})
         answer = client.generation.Chat({"messages": messages, "sampling": {"max_tokens": 80}}).message.content
         right += answer.strip() == sample.answer
-    assert right >= 30, f"{right} of 60"
+    assert right >= 50, f"{right} of {asked}"

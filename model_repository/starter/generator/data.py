@@ -182,10 +182,15 @@ class Sample:
 
 
 class World:
-    """A seeded source of samples; ``held_out`` draws words, names and sentence forms of its own."""
+    """A seeded source of samples.
 
-    def __init__(self, seed: int, *, held_out: bool = False) -> None:
+    ``held_out`` draws words, names and sentence forms of its own. ``english`` leaves out the sentences of
+    random words, which are there to train on only.
+    """
+
+    def __init__(self, seed: int, *, held_out: bool = False, english: bool = False) -> None:
         self.rng = random.Random(seed)
+        self.weights = (0, 5, 2) if english else (5, 5, 2)
         split = random.Random(20261124)
         words, prose = vocabulary_words(), prose_sentences()
         split.shuffle(words)
@@ -330,7 +335,7 @@ class World:
         per = (1, 1, 1, 2)[level]
         counts = [r.randint(1, per) for _ in range(passages_n)]
         others = sum(counts) - 1
-        case = r.choices((self._random_case, self._fact_case, self._prose_case), (5, 5, 2))[0]
+        case = r.choices((self._random_case, self._fact_case, self._prose_case), self.weights)[0]
         if case == self._prose_case and others > 5:
             counts, others = [1] * passages_n, passages_n - 1
         target, question, distractors = case(others)

@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     card = json.loads((args.model.parents[1] / "model.json").read_text())
     engine = Engine(args.model, card)
-    world = World(7, held_out=args.held_out)
+    world = World(7, held_out=args.held_out, english=True)
     samples = [world.sample(args.level) for _ in range(args.samples)]
     answers = [""] * len(samples)
     left = threading.Semaphore(0)
