@@ -15,6 +15,8 @@ from tests.conftest import ROOT
 from tests.metrics import scrape
 
 sys.path.insert(0, str(ROOT / "model_repository" / "starter" / "diffuser"))
+import data as drawing
+
 SHAPES = ("circle", "square", "triangle", "star")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 
@@ -28,8 +30,6 @@ def picture(image) -> Image.Image:
 
 def test_the_diffuser_draws_the_named_shape_in_the_named_colour(client: Client) -> None:
     """Six colours and four shapes, each once: nearly all right."""
-    import data as drawing
-
     wrong = []
     for i, shape in enumerate(SHAPES):
         for j, colour in enumerate(COLOURS):
