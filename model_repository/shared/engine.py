@@ -5,7 +5,8 @@ Life of a request:
 2. The engine's thread takes it, encodes the prompt and hands it to the pipeline.
 3. Each ``step`` of the pipeline runs one forward pass for all running requests.
 4. New tokens become text (incremental detokenization); text that may yet turn into a stop string waits.
-5. ``on_piece`` is called with what is new, and with the finish reason at the end.
+5. ``on_piece`` is called with what is new, and with the finish reason at the end. The first token
+   leaves at once; in a large batch the later ones leave a few at a time (``stream_interval``).
 6. A request whose client is gone is cancelled before the next step, which frees its KV blocks.
 """
 
@@ -73,17 +74,19 @@ def split_at_stop(text: str, stops: list[str]) -> tuple[str, str, bool]:
 class _Running:
     """A request inside the pipeline."""
 
-    def __init__(self, generation: Generation, handle: Any, tokenizer: Tokenizer) -> None:
-        self.generation, self.handle, self.tokenizer = generation, handle, tokenizer
+    def __init__(self, key: int, generation: Generation, handle: Any, tokenizer: Tokenizer) -> None:
+        self.key, self.generation, self.handle, self.tokenizer = key, generation, handle, tokenizer
         self.stream = DecodeStream(skip_special_tokens=True)
         stop = generation.parameters.get("stop") or []
         self.stops: list[str] = [stop] if isinstance(stop, str) else list(stop)
         self.held = ""
+        self.unsent = Piece("", 0)
+        self.due_at = 1  # output tokens at which the next piece leaves
 
-    def advance(self) -> bool:
-        """Report what the last step brought; True when the request is over."""
-        generation = self.generation
-        text, tokens, reason, logprobs = self.held, 0, None, []
+    def advance(self, interval: int) -> bool:
+        """Report what is new once ``interval`` tokens are; True when the request is over."""
+        generation, unsent = self.generation, self.unsent
+        text, tokens, reason = self.held, 0, None
         while self.handle.can_read():
             for output in self.handle.read().values():
                 reason = FINISHED.get(output.finish_reason, reason)
@@ -93,7 +96,7 @@ class _Running:
                     piece = self.stream.step(self.tokenizer, token) or ""
                     text += piece
                     if generation.want_logprobs:
-                        logprobs.append({token: {"logprob": logprob, "decoded_token": piece}})
+                        unsent.logprobs.append({token: {"logprob": logprob, "decoded_token": piece}})
         status = self.handle.get_status()
         if status == GenerationStatus.IGNORED:
             generation.on_piece(generation, Piece("", 0, error="the request does not fit into the KV cache"))
@@ -105,8 +108,15 @@ class _Running:
             reason = "stop"
         elif reason or status != GenerationStatus.RUNNING:
             shown, self.held, reason = text, "", reason or "stop"
-        if tokens or reason:
-            generation.on_piece(generation, Piece(shown, tokens, reason, logprobs=logprobs))
+        unsent.text += shown
+        unsent.tokens += tokens
+        unsent.finish_reason = reason
+        if reason or (unsent.tokens and generation.output_tokens >= self.due_at):
+            # Requests that began together take turns, so that the hops' work spreads over the steps.
+            turn = self.key % interval if self.due_at == 1 else interval - 1
+            self.due_at = generation.output_tokens + 1 + turn
+            self.unsent = Piece("", 0)
+            generation.on_piece(generation, unsent)
         return reason is not None
 
 
@@ -121,6 +131,8 @@ class Engine:
         scheduler.enable_prefix_caching = True
         self.context: int = card["context_tokens"]
         self.limit: int = card["max_waiting"]
+        self.stream_interval: int = card["stream_interval"]
+        self.stream_interval_from: int = card["stream_interval_from"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
@@ -178,7 +190,7 @@ class Engine:
         except Exception as failure:  # a bad request ends alone
             generation.on_piece(generation, Piece("", 0, error=str(failure)))
             return
-        self.running[self._next_id] = _Running(generation, handle, self.tokenizer)
+        self.running[self._next_id] = _Running(self._next_id, generation, handle, self.tokenizer)
         self._next_id += 1
 
     def _drop_cancelled(self) -> None:
@@ -215,7 +227,8 @@ class Engine:
                     running.generation.on_piece(running.generation, Piece("", 0, error=f"engine step: {failure}"))
                 self.running.clear()
                 time.sleep(0.01)
-            for key in [key for key, running in self.running.items() if running.advance()]:
+            interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
+            for key in [key for key, running in self.running.items() if running.advance(interval)]:
                 del self.running[key]
             self.on_step(self)
         for running in self.running.values():

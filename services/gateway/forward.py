@@ -8,9 +8,7 @@ its field 1 (see the protos), and a serializer writes fields in order, so conten
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
@@ -22,11 +20,11 @@ from services.gateway.keys import Keys
 from services.gateway.metrics import Metrics
 from services.gateway.settings import Settings
 from services.runtime import identity
+from services.runtime.calls import Calls, check_size
 from services.runtime.errors import (
     DeadlineExceeded,
     GenmeshError,
     Internal,
-    ResourceExhausted,
     Unauthenticated,
     Unavailable,
     Unimplemented,
@@ -48,7 +46,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> None:
         self.settings, self.channels, self.keys, self.metrics = settings, channels, keys, metrics
         self.secret = settings.identity_secret.get_secret_value().encode()
-        self.running = 0
+        self.calls = Calls(settings, metrics)
         self._handlers: dict[str, grpc.RpcMethodHandler | None] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -76,23 +74,14 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     # One call
 
-    def _enter(self, context: Any) -> tuple[float, identity.Metadata]:
-        """Admit a call: the seconds it may take, and the metadata that travels inward."""
-        remaining = context.time_remaining()
-        if remaining is None:
-            remaining = self.settings.default_deadline_seconds
-        if remaining <= 0:
-            raise DeadlineExceeded("the deadline had passed when the call arrived", reason="DEADLINE_ALREADY_PASSED")
+    def _inward(self, context: Any) -> identity.Metadata:
+        """The metadata that travels inward: the caller's own, less what is this hop's, and who calls."""
         given = tuple((key, value) for key, value in context.invocation_metadata() or ())
         try:
             tenant = self.keys.tenant(given)
         except Unauthenticated as failure:
             self.metrics.unauthenticated.labels(failure.reason).inc()
             raise
-        if self.running > self.settings.max_concurrent_calls:
-            self.metrics.refused.inc()
-            text = f"{self.settings.max_concurrent_calls} calls run already"
-            raise ResourceExhausted(text, reason="OVERLOADED", retry_after_seconds=0.5)
         kept = (
             (key, value)
             for key, value in given
@@ -100,44 +89,33 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         )
         request_id = next((str(v) for k, v in given if k == "x-request-id" and v), uuid.uuid4().hex)[:128]
         own = ((identity.IDENTITY, identity.sign(self.secret, tenant)), (identity.REQUEST_ID, request_id))
-        return float(remaining), (*kept, *own)
+        return (*kept, *own)
 
     def _checked(self, data: bytes) -> bytes:
-        limit = self.settings.max_message_bytes
-        if len(data) > limit:
-            text = f"the message has {len(data)} bytes; at most {limit} are allowed"
-            raise ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)})
+        check_size(data, self.settings.max_message_bytes)
         return data
 
-    def _unary(self, name: str, call: Any) -> Any:
+    def _unary(self, name: str, inner: Any) -> Any:
         async def forward(request: bytes, context: Any) -> bytes | None:
-            begun, code = time.monotonic(), grpc.StatusCode.OK
-            self.running += 1
-            self.metrics.in_flight.inc()
-            try:
-                timeout, metadata = self._enter(context)
-                inner = call(self._checked(request), timeout=timeout, metadata=metadata)
-                response: bytes = await inner
-                await self._pass_metadata(inner, context)
-                return response
-            except BaseException as failure:
-                code, error = self._explain(name, failure, context)
-                if error is None:
-                    raise
-                await context.abort(*error)
-                raise AssertionError from failure
-            finally:
-                self._left(name, code, begun)
+            with self.calls.begin(name) as call:
+                try:
+                    timeout = call.admit(context)
+                    running = inner(self._checked(request), timeout=timeout, metadata=self._inward(context))
+                    response: bytes = await running
+                    await self._pass_metadata(running, context)
+                    return response
+                except BaseException as failure:
+                    if call.left(failure, context):
+                        raise
+                    call.code, *told = self._explain(name, failure)
+                    await context.abort(call.code, *told)
+                    raise AssertionError from failure
 
         return forward
 
-    def _streamed(self, name: str, call: Any) -> Any:
+    def _streamed(self, name: str, inner: Any) -> Any:
         async def forward(request: Request, context: Any) -> AsyncGenerator[bytes, None]:
-            begun, code = time.monotonic(), grpc.StatusCode.OK
-            last: float | None = None
-            self.running += 1
-            self.metrics.in_flight.inc()
-            inner: Any = None
+            running: Any = None
             fault: list[GenmeshError] = []
 
             async def checked(requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -146,53 +124,43 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                         yield self._checked(data)
                     except GenmeshError as failure:
                         fault.append(failure)
-                        inner.cancel()
+                        running.cancel()
                         return
 
-            try:
-                timeout, metadata = self._enter(context)
-                body = self._checked(request) if isinstance(request, bytes) else checked(request)
-                inner = call(body, timeout=timeout, metadata=metadata)
-                async for message in inner:
-                    if message[:1] == CONTENT:
-                        now = time.monotonic()
-                        if last is None:
-                            self.metrics.ttft.labels(name).observe(now - begun)
-                        else:
-                            self.metrics.inter_token.labels(name).observe(now - last)
-                        last = now
-                    yield message
-                await self._pass_metadata(inner, context)
-            except BaseException as failure:
-                code, error = self._explain(name, fault[0] if fault else failure, context)
-                if error is None:
-                    raise
-                await context.abort(*error)
-            finally:
-                if inner is not None:
-                    inner.cancel()
-                self._left(name, code, begun)
+            with self.calls.begin(name) as call:
+                try:
+                    timeout = call.admit(context)
+                    body = self._checked(request) if isinstance(request, bytes) else checked(request)
+                    running = inner(body, timeout=timeout, metadata=self._inward(context))
+                    async for message in running:
+                        if message[:1] == CONTENT:
+                            call.content()
+                        yield message
+                    await self._pass_metadata(running, context)
+                except BaseException as failure:
+                    if not fault and call.left(failure, context):
+                        raise
+                    call.code, *told = self._explain(name, fault[0] if fault else failure)
+                    await context.abort(call.code, *told)
+                finally:
+                    if running is not None:
+                        running.cancel()
 
         return forward
 
-    def _left(self, name: str, code: grpc.StatusCode, begun: float) -> None:
-        self.running -= 1
-        self.metrics.in_flight.dec()
-        self.metrics.requests.labels(name, code.name).inc()
-        self.metrics.duration.labels(name).observe(time.monotonic() - begun)
-
     @staticmethod
-    async def _pass_metadata(inner: Any, context: Any) -> None:
-        found = await inner.trailing_metadata()
+    async def _pass_metadata(running: Any, context: Any) -> None:
+        found = await running.trailing_metadata()
         if found:
             context.set_trailing_metadata(tuple((k, v) for k, v in found if not k.startswith(identity.RESERVED)))
 
-    def _explain(self, name: str, failure: BaseException, context: Any) -> tuple[grpc.StatusCode, Abort | None]:
-        """A failure's code, and what to abort with: the service's own status and details, or ours; None: let it pass."""
+    @staticmethod
+    def _explain(name: str, failure: BaseException) -> Abort:
+        """What to abort with: the service's own status and details, or ours."""
         if isinstance(failure, grpc.aio.AioRpcError):
             code, details = failure.code(), tuple((k, v) for k, v in failure.trailing_metadata() or ())
             if any(key == "grpc-status-details-bin" for key, _ in details):
-                return code, (code, failure.details() or "", details)
+                return code, failure.details() or "", details
             error = GenmeshError(failure.details() or code.name, reason=code.name)
             error.code = code
             if code is grpc.StatusCode.UNAVAILABLE:
@@ -202,13 +170,9 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 error = DeadlineExceeded("the deadline passed while the call ran")
             elif code is grpc.StatusCode.UNIMPLEMENTED:
                 error = Unimplemented(f"there is no method {name}", reason="METHOD_NOT_FOUND")
-        elif isinstance(failure, asyncio.CancelledError | GeneratorExit):
-            remaining = context.time_remaining()
-            passed = remaining is not None and remaining <= 0
-            return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED, None
         elif isinstance(failure, GenmeshError):
             error = failure
         else:
             log.exception("unexpected failure in %s", name)
             error = Internal("an unexpected error; the gateway's log has the cause", reason="UNEXPECTED")
-        return error.code, (error.code, clipped(error.message, 1000), trailing(error))
+        return error.code, clipped(error.message, 1000), trailing(error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from services.runtime import identity
+from services.runtime.calls import Call, Calls, check_size
 from services.runtime.errors import (
     DeadlineExceeded,
     GenmeshError,
@@ -48,13 +48,11 @@ def decoder(kind: type[Message], limit: int) -> Callable[[bytes], Any]:
     """A deserializer that never fails: what it cannot decode becomes an Undecodable."""
 
     def decode(data: bytes) -> Any:
-        if len(data) > limit:
-            text = f"the message has {len(data)} bytes; at most {limit} are allowed"
-            return Undecodable(
-                ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)})
-            )
         try:
+            check_size(data, limit)
             return kind.FromString(data)
+        except ResourceExhausted as failure:
+            return Undecodable(failure)
         except DecodeError:
             field = broken_utf8(data, kind.DESCRIPTOR)  # type: ignore[arg-type]
             if field is None:
@@ -84,9 +82,9 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """See the module's text."""
 
     def __init__(self, settings: ServiceSettings, metrics: ServerMetrics) -> None:
-        self.settings, self.metrics = settings, metrics
+        self.settings = settings
         self.secret = settings.identity_secret.get_secret_value().encode()
-        self.running = 0
+        self.calls = Calls(settings, metrics)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -111,74 +109,49 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             make = grpc.unary_unary_rpc_method_handler
         return make(behaviour, request_deserializer=decode, response_serializer=handler.response_serializer)
 
-    def _enter(self, request: Any, context: Any) -> float:
-        """Admit a call; the seconds it may take."""
-        remaining = context.time_remaining()
-        if remaining is None:
-            remaining = self.settings.default_deadline_seconds
-        if remaining <= 0:
-            raise DeadlineExceeded("the deadline had passed when the call arrived", reason="DEADLINE_ALREADY_PASSED")
-        if self.running > self.settings.max_concurrent_calls:
-            self.metrics.refused.inc()
-            text = f"{self.settings.max_concurrent_calls} calls run already"
-            raise ResourceExhausted(text, reason="OVERLOADED", retry_after_seconds=0.5)
+    def _enter(self, call: Call, request: Any, context: Any) -> float:
+        """Admit a call and find its caller; the seconds that it may take."""
+        remaining = call.admit(context)
         identity.enter(identity.from_metadata(context.invocation_metadata() or (), self.secret))
         if isinstance(request, Undecodable):
             raise request.error
-        return float(remaining)
+        return remaining
 
     def _unary(self, name: str, inner: Any) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            begun = time.monotonic()
-            code = grpc.StatusCode.OK
-            self.running += 1
-            self.metrics.in_flight.inc()
-            try:
-                async with asyncio.timeout(self._enter(request, context)):
-                    return await inner(request, context)
-            except BaseException as failure:
-                code, error = self._explain(name, failure, context)
-                if error is None:
-                    raise
-                await context.abort(code, clipped(error.message, 1000), trailing(error))
-            finally:
-                self._left(name, code, begun)
+        async def behaviour(request: Any, context: Any) -> Any:
+            with self.calls.begin(name) as call:
+                try:
+                    async with asyncio.timeout(self._enter(call, request, context)):
+                        return await inner(request, context)
+                except BaseException as failure:
+                    if call.left(failure, context):
+                        raise
+                    await self._abort(call, name, failure, context)
 
-        return call
+        return behaviour
 
     def _stream(self, name: str, inner: Any, has_content: Callable[[Any], bool]) -> Any:
-        async def call(request: Any, context: Any) -> AsyncGenerator[Any, None]:
-            begun = time.monotonic()
-            code = grpc.StatusCode.OK
-            last: float | None = None
-            self.running += 1
-            self.metrics.in_flight.inc()
+        async def behaviour(request: Any, context: Any) -> AsyncGenerator[Any, None]:
             produced = None
-            try:
-                async with asyncio.timeout(self._enter(request, context)):
-                    if hasattr(request, "__aiter__"):
-                        request = self._checked(request)
-                    produced = inner(request, context)
-                    async for message in produced:
-                        if has_content(message):
-                            now = time.monotonic()
-                            if last is None:
-                                self.metrics.ttft.labels(name).observe(now - begun)
-                            else:
-                                self.metrics.inter_token.labels(name).observe(now - last)
-                            last = now
-                        yield message
-            except BaseException as failure:
-                code, error = self._explain(name, failure, context)
-                if error is None:
-                    raise
-                await context.abort(code, clipped(error.message, 1000), trailing(error))
-            finally:
-                if produced is not None:
-                    await produced.aclose()
-                self._left(name, code, begun)
+            with self.calls.begin(name) as call:
+                try:
+                    async with asyncio.timeout(self._enter(call, request, context)):
+                        if hasattr(request, "__aiter__"):
+                            request = self._checked(request)
+                        produced = inner(request, context)
+                        async for message in produced:
+                            if has_content(message):
+                                call.content()
+                            yield message
+                except BaseException as failure:
+                    if call.left(failure, context):
+                        raise
+                    await self._abort(call, name, failure, context)
+                finally:
+                    if produced is not None:
+                        await produced.aclose()
 
-        return call
+        return behaviour
 
     @staticmethod
     async def _checked(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
@@ -187,19 +160,9 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 raise request.error
             yield request
 
-    def _left(self, name: str, code: grpc.StatusCode, begun: float) -> None:
-        self.running -= 1
-        self.metrics.in_flight.dec()
-        self.metrics.requests.labels(name, code.name).inc()
-        self.metrics.duration.labels(name).observe(time.monotonic() - begun)
-
     @staticmethod
-    def _explain(name: str, failure: BaseException, context: Any) -> tuple[grpc.StatusCode, GenmeshError | None]:
-        """A failure's code, and the error to answer with; None where the failure passes through (cancellation)."""
-        if isinstance(failure, asyncio.CancelledError | GeneratorExit):
-            remaining = context.time_remaining()
-            passed = remaining is not None and remaining <= 0
-            return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED, None
+    async def _abort(call: Call, name: str, failure: BaseException, context: Any) -> None:
+        """Answer with the failure's status."""
         if isinstance(failure, GenmeshError):
             error = failure
         elif isinstance(failure, TimeoutError):
@@ -209,4 +172,5 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             error = Internal("an unexpected error; the server's log has the cause", reason="UNEXPECTED")
         if error.code is grpc.StatusCode.INTERNAL:
             log.error("%s: %s", name, error.message, extra={"fields": {"reason": error.reason}})
-        return error.code, error
+        call.code = error.code
+        await context.abort(error.code, clipped(error.message, 1000), trailing(error))

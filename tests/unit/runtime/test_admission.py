@@ -38,29 +38,34 @@ def token() -> str:
     return identity.sign(SECRET.encode(), "alpha")
 
 
+def enter(boundary: Boundary, context: Context) -> float:
+    with boundary.calls.begin("Method") as call:
+        return boundary._enter(call, None, context)
+
+
 @pytest.mark.parametrize("remaining", [0.0, -1.0])
 def test_a_passed_deadline_is_refused_before_the_caller_is_even_known(boundary: Boundary, remaining: float) -> None:
     with pytest.raises(DeadlineExceeded) as failure:
-        boundary._enter(None, Context(remaining, "no token"))
+        enter(boundary, Context(remaining, "no token"))
     assert failure.value.reason == "DEADLINE_ALREADY_PASSED"
     assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_a_call_without_a_deadline_gets_the_default(boundary: Boundary) -> None:
-    assert boundary._enter(None, Context(None, token())) == boundary.settings.default_deadline_seconds
-    assert boundary._enter(None, Context(5.0, token())) == 5.0
+    assert enter(boundary, Context(None, token())) == boundary.settings.default_deadline_seconds
+    assert enter(boundary, Context(5.0, token())) == 5.0
     assert identity.current().tenant == "alpha"
 
 
 def test_too_many_calls_are_refused_and_counted(boundary: Boundary) -> None:
-    boundary.running = 3
+    boundary.calls.running = 2
     with pytest.raises(ResourceExhausted) as failure:
-        boundary._enter(None, Context(5.0, token()))
+        enter(boundary, Context(5.0, token()))
     assert failure.value.reason == "OVERLOADED"
     assert failure.value.retry_after_seconds
-    assert boundary.metrics.refused._value.get() == 1
+    assert boundary.calls.metrics.refused._value.get() == 1
 
 
 def test_nobody_is_let_in_without_a_signature(boundary: Boundary) -> None:
     with pytest.raises(Unauthenticated):
-        boundary._enter(None, Context(5.0, "616c706861.1.00"))
+        enter(boundary, Context(5.0, "616c706861.1.00"))

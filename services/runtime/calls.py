@@ -1,0 +1,85 @@
+"""What the gateway and every service do alike with a call: admit it, time its content, count its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from services.runtime.errors import DeadlineExceeded, ResourceExhausted
+from services.runtime.metrics import ServerMetrics
+from services.runtime.settings import ServiceSettings
+
+
+def check_size(data: bytes, limit: int) -> None:
+    """MESSAGE_TOO_LARGE where a message has more than ``limit`` bytes."""
+    if len(data) > limit:
+        text = f"the message has {len(data)} bytes; at most {limit} are allowed"
+        raise ResourceExhausted(text, reason="MESSAGE_TOO_LARGE", metadata={"limit_bytes": str(limit)})
+
+
+class Calls:
+    """The calls of one server that run now."""
+
+    def __init__(self, settings: ServiceSettings, metrics: ServerMetrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.running = 0
+
+    def begin(self, method: str) -> Call:
+        return Call(self, method)
+
+
+class Call:
+    """One call, from its arrival to its end; leave the ``with`` and its books are closed."""
+
+    def __init__(self, calls: Calls, method: str) -> None:
+        self._calls, self._metrics, self._method = calls, calls.metrics, method
+        self._begun = time.monotonic()
+        self._last: float | None = None
+        self.code = grpc.StatusCode.OK
+
+    def __enter__(self) -> Call:
+        self._calls.running += 1
+        self._metrics.in_flight.inc()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._calls.running -= 1
+        self._metrics.in_flight.dec()
+        self._metrics.requests.labels(self._method, self.code.name).inc()
+        self._metrics.duration.labels(self._method).observe(time.monotonic() - self._begun)
+
+    def admit(self, context: Any) -> float:
+        """The seconds that the call may take; DEADLINE_ALREADY_PASSED or OVERLOADED where it may not run."""
+        settings = self._calls.settings
+        remaining = context.time_remaining()
+        if remaining is None:
+            remaining = settings.default_deadline_seconds
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline had passed when the call arrived", reason="DEADLINE_ALREADY_PASSED")
+        if self._calls.running > settings.max_concurrent_calls:
+            self._metrics.refused.inc()
+            text = f"{settings.max_concurrent_calls} calls run already"
+            raise ResourceExhausted(text, reason="OVERLOADED", retry_after_seconds=0.5)
+        return float(remaining)
+
+    def content(self) -> None:
+        """A message with content leaves now."""
+        now = time.monotonic()
+        if self._last is None:
+            self._metrics.ttft.labels(self._method).observe(now - self._begun)
+        else:
+            self._metrics.inter_token.labels(self._method).observe(now - self._last)
+        self._last = now
+
+    def left(self, failure: BaseException, context: Any) -> bool:
+        """Whether the caller went away, or its deadline passed, rather than that the call failed; sets the code."""
+        if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
+            return False
+        remaining = context.time_remaining()
+        passed = remaining is not None and remaining <= 0
+        self.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
+        return True
