@@ -132,6 +132,8 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                     timeout = call.admit(context)
                     body = self._checked(request) if isinstance(request, bytes) else checked(request)
                     running = inner(body, timeout=timeout, metadata=self._inward(context))
+                    # As soon as the service sends it: only the first content itself is on TTFT's path.
+                    await context.send_initial_metadata(await running.initial_metadata())
                     async for message in running:
                         if message[:1] == CONTENT:
                             call.content()

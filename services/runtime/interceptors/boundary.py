@@ -138,6 +138,8 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     async with asyncio.timeout(self._enter(call, request, context)):
                         if hasattr(request, "__aiter__"):
                             request = self._checked(request)
+                        # Before the work, so that only the first content itself is on TTFT's path.
+                        await context.send_initial_metadata(())
                         produced = inner(request, context)
                         async for message in produced:
                             if has_content(message):
