@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from genmesh import Client
+from genmesh.aio import Client as AsyncClient
 from genmesh.errors import DeadlineExceeded, InvalidArgument, NotFound
 from genmesh.v1 import common_pb2
 
@@ -28,6 +30,20 @@ def test_stream_and_unary_agree(client: Client) -> None:
     assert whole.usage.output_tokens == 20
     assert whole.finish_reason == common_pb2.FINISH_REASON_LENGTH
     assert 0 < whole.timings.time_to_first_token_seconds <= whole.timings.total_seconds
+
+
+async def test_a_large_batch_streams_two_tokens_a_message(async_client: AsyncClient) -> None:
+    """Of 12 at once: the first token leaves alone, later ones in pairs, and the text is what one alone gets."""
+    request = {"prompt": "The capital of", "sampling": {"max_tokens": 60, "ignore_eos": True}}
+
+    async def pieces() -> list[str]:
+        return [piece.text async for piece in async_client.generation.StreamGenerate(request) if piece.text]
+
+    alone = await pieces()
+    together = await asyncio.gather(*(pieces() for _ in range(12)))
+    assert all("".join(found) == "".join(alone) for found in together)
+    assert all(alone[0].startswith(found[0]) for found in together)
+    assert max(map(len, together)) < 0.75 * len(alone)
 
 
 def test_sampling_follows_its_seed(client: Client) -> None:
