@@ -296,9 +296,13 @@ OpenVINO model of the `embedder` called in a process of its own. All processes, 
 the same cores, so a ratio under 1 is also what the hops' own work takes from the model.
 
 The 16 clients: a message costs each of two Python hops about 0.25 ms of a core, so the engine sends
-two tokens a message once 8 requests run (`stream_interval`), to the direct client too. Added TTFT: it is
-two hops, each about what an empty call takes here (most of it threads that wake one another), and
-0.2 ms for the count of the prompt's tokens; it follows the machine's mood from run to run.
+two tokens a message once 8 requests run (`stream_interval`), to the direct client too.
+
+The added TTFT is two hops and 0.2 ms for the count of the prompt's tokens. A hop's latency is mostly
+threads that wake one another, so the figure follows what an empty call takes on the day: 2.5 to 3.4 ms
+in runs where that was 0.8 ms, more where it was more. Tried: initial metadata sent early (0.2 ms less
+a hop, kept); no token count (no change that shows); gRPC without its event engine, other polling
+strategies, Triton at a lower priority (no change that shows, not kept).
 """
 
 

@@ -12,7 +12,9 @@ from deploy.local.processes import Layout
 
 def test_too_little_memory_is_one_sentence_and_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "available_memory_mib", lambda: 512)
-    (tmp_path / "models" / "embedder").mkdir(parents=True)
+    card = tmp_path / "models" / "generator" / "model.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{}")
     layout = Layout(tmp_path / "state", tmp_path / "models", Path("/bin/true"))
     with pytest.raises(ClusterError) as failure:
         Cluster(layout, Ports.free()).start(lambda text: None)
