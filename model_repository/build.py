@@ -1,4 +1,4 @@
-"""Build Triton's models from the catalogue: check the source, quantize, export, put in place.
+"""Build Triton's models from the catalogue: check the source, quantize, export, verify, put in place.
 
     python model_repository/build.py --into FOLDER [NAME ...]
 
@@ -23,10 +23,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import verification
 import yaml
 
 HERE = Path(__file__).resolve().parent
-GENERATORS = {"llama", "qwen2", "qwen3", "mistral"}
+GENERATORS = {"llama", "qwen2", "qwen3", "mistral", "gpt2"}
+ENCODERS = {"bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
+# Their position 0 stands behind the padding token's id, so that they read that many tokens less.
+OFFSET_POSITIONS = {"mpnet", "roberta", "xlm-roberta"}
+PRECISIONS = {
+    "embed": ("int8", "fp16", "fp32"),
+    "rerank": ("int8", "fp16", "fp32"),
+    "generate": ("int4", "int8", "fp16", "fp32"),
+    "diffuse": ("int4", "int8", "fp16", "fp32"),
+}
 SHARED = {
     "embed": ("encoder.py", "tensors.py"),
     "rerank": ("encoder.py", "tensors.py"),
@@ -113,46 +123,103 @@ def calibration_texts() -> list[str]:
     return [" ".join(sentences[i * 7 % len(sentences) :][: 1 + i % 8]) for i in range(200)]
 
 
+def pooling_of(source: Path) -> str:
+    """How token vectors become a text's, as sentence-transformers wrote it: mean (where nothing is written), cls or last."""
+    file = source / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    config = read_json(file)
+    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+    if len(chosen) != 1 or chosen[0] not in known:
+        raise BuildError(
+            f"{file} asks for {', '.join(chosen) or 'no pooling'}; one of mean, cls and last token is supported"
+        )
+    return known[chosen[0]]
+
+
 def build_encoder(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """A BERT-shaped encoder with its pooling as part of the network."""
+    """An encoder with what its task adds (pooling, unit length, a score's head) as part of the network."""
     import nncf
     import openvino as ov
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    class Pooled(torch.nn.Module):
-        """Unit vectors: of the text (mean over its tokens) or, for a reranker, of each token."""
+    config = read_json(source / "config.json")
+    kind = config.get("model_type")
+    if kind not in ENCODERS:
+        raise BuildError(
+            f"{source} holds a checkpoint of type {kind!r}; encoders may be of {', '.join(sorted(ENCODERS))}"
+        )
+    cross = entry["task"] == "rerank" and config.get("architectures", [""])[0].endswith("ForSequenceClassification")
+    pooling = pooling_of(source)
+
+    class Network(torch.nn.Module):
+        """Unit vectors of the text or, for late interaction, of each token; a cross-encoder's score, 0 to 1."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = AutoModel.from_pretrained(source)
+            self.encoder = (AutoModelForSequenceClassification if cross else AutoModel).from_pretrained(source)
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            found = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
+            if cross:
+                return torch.sigmoid(found.logits)
+            tokens = found.last_hidden_state
             if entry["task"] == "embed":
                 mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
-                tokens = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+                if pooling == "mean":
+                    tokens = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+                elif pooling == "cls":
+                    tokens = tokens[:, 0]
+                else:
+                    last = (attention_mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
+                    tokens = tokens.gather(1, last).squeeze(1)
             return torch.nn.functional.normalize(tokens, dim=-1)
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(out)
-    module = Pooled().eval()
-    example = dict(tokenizer(["an example", "of two texts"], return_tensors="pt", padding=True))
-    example = {k: example[k] for k in ("input_ids", "attention_mask")}
-    model = ov.convert_model(module, example_input=example)
-    model.reshape({"input_ids": [-1, -1], "attention_mask": [-1, -1]})
+    network = Network().eval()
+    if cross and network.encoder.config.num_labels != 1:
+        raise BuildError(f"{source} has {network.encoder.config.num_labels} labels; a cross-encoder that ranks has one")
+    names = ["input_ids", "attention_mask"]
+    if cross and "token_type_ids" in tokenizer.model_input_names:
+        names.append("token_type_ids")
+    context = min(
+        entry["context_tokens"],
+        config["max_position_embeddings"] - (config["pad_token_id"] + 1 if kind in OFFSET_POSITIONS else 0),
+    )
+
+    def encode(texts: list[str], kind: str) -> list[dict[str, Any]]:
+        """One input of the network a text; for a cross-encoder the texts are paired with one another."""
+        pairs = [(text, texts[i - 1]) for i, text in enumerate(texts)] if cross else [(text,) for text in texts]
+        found = [tokenizer(*pair, truncation=True, max_length=context, return_tensors=kind) for pair in pairs]
+        return [{name: one[name] for name in names} for one in found]
+
+    example = encode(["an example of two", "texts"], "pt")[0]
+    model = ov.convert_model(network, example_input=example)
+    model.reshape({key: [-1, -1] for key in names})
     if entry["precision"] == "int8":
-        samples = [
-            {k: v for k, v in tokenizer(text, truncation=True, max_length=entry["context_tokens"], return_tensors="np").items()
-             if k != "token_type_ids"} for text in calibration_texts()
-        ]  # fmt: skip
+        samples = encode(calibration_texts(), "np")
         model = nncf.quantize(
             model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples), fast_bias_correction=True,
         )  # fmt: skip
     ov.save_model(model, out / "openvino_model.xml", compress_to_fp16=entry["precision"] != "fp32")
-    config = read_json(source / "config.json")
-    return {"engine": "openvino", "dimension": config["hidden_size"]}
+    facts = {"engine": "openvino", "context_tokens": context, "dimension": config.get("hidden_size", config.get("dim"))}
+    if entry["task"] == "embed":
+        facts["pooling"] = pooling
+    else:
+        facts["scoring"] = "cross-encoder" if cross else "late-interaction"
+    compiled = ov.Core().compile_model(str(out / "openvino_model.xml"), "CPU")
+    inputs = encode(verification.held_out_texts(), "pt")
+    with torch.no_grad():
+        pairs = [(network(**one).numpy()[0], compiled({k: v.numpy() for k, v in one.items()})[0][0]) for one in inputs]
+    facts["verification"] = verification.scores(pairs) if cross else verification.vectors(pairs)
+    return facts
 
 
 def build_generator(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +240,10 @@ def build_generator(source: Path, out: Path, entry: dict[str, Any]) -> dict[str,
     end_ids = ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends]
     return {
         "engine": "openvino-genai",
-        "context_tokens": int(config["max_position_embeddings"]),
+        "verification": verification.generator(source, out),
+        "context_tokens": int(
+            config["n_positions"] if config["model_type"] == "gpt2" else config["max_position_embeddings"]
+        ),
         "vocabulary_size": int(config["vocab_size"]),
         "end_token_ids": end_ids,
         "begin_token": tokenizer.bos_token,
@@ -199,8 +269,17 @@ def build(name: str, entry: dict[str, Any], into: Path) -> bool:
     """Build one model unless it is there already; whether there was anything to do."""
     source = source_folder(name, entry)
     task = entry["task"]
+    if entry["precision"] not in PRECISIONS[task]:
+        raise BuildError(
+            f"{name}: precision {entry['precision']!r} is not supported; there is {', '.join(PRECISIONS[task])}"
+        )
     weights = files_below(source)
-    code = [HERE / "build.py", *files_below(HERE / name), *(HERE / "shared" / f for f in SHARED[task])]
+    code = [
+        HERE / "build.py",
+        HERE / "verification.py",
+        *files_below(HERE / name),
+        *(HERE / "shared" / f for f in SHARED[task]),
+    ]
     key = digest([*weights, *code], json.dumps(entry, sort_keys=True))
     target = into / name
     if (target / "model.json").is_file() and read_json(target / "model.json").get("build_key") == key:
@@ -214,10 +293,15 @@ def build(name: str, entry: dict[str, Any], into: Path) -> bool:
     out = staging / "1" / "weights"
     out.mkdir(parents=True)
     facts = BUILDERS[task](source, out, entry)
+    facts["verification"] = [
+        verification.held(name, figure, entry.get("verify", {})) for figure in facts.get("verification", [])
+    ]
+    if failed := [figure for figure in facts["verification"] if not verification.passes(figure)]:
+        raise BuildError("; ".join(f"{name}: {verification.sentence(figure)}" for figure in failed))
     for script in (HERE / name / "1" / "model.py", *(HERE / "shared" / f for f in SHARED[task])):
         shutil.copy(script, staging / "1")
     shutil.copy(HERE / name / "config.pbtxt", staging)
-    card = {k: v for k, v in entry.items() if k not in ("source", "sha256")} | facts
+    card = {k: v for k, v in entry.items() if k not in ("source", "sha256", "verify")} | facts
     card |= {
         "name": name,
         "version": "1",
@@ -256,7 +340,10 @@ def main() -> None:
         except (BuildError, OSError) as failure:
             print("failed")
             sys.exit(f"Cannot build {failure}")
-        print(f"built in {time.monotonic() - begun:.0f} s" if built else "up to date", flush=True)
+        print(f"built in {time.monotonic() - begun:.0f} s" if built else "up to date", end="", flush=True)
+        card = read_json(args.into.resolve() / name / "model.json")
+        figures = ", ".join(f"{f['name']} {f['value']:.4f}" for f in card["verification"])
+        print(f" ({figures})" if figures else "", flush=True)
 
 
 if __name__ == "__main__":

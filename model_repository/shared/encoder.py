@@ -1,4 +1,4 @@
-"""A BERT-shaped encoder on OpenVINO, fed with batches that are packed by length.
+"""An encoder on OpenVINO, fed with batches that are packed by length.
 
 Used by the models ``embedder`` and ``reranker``; the build copies it beside each ``model.py``.
 """
@@ -42,18 +42,22 @@ class Encoder:
         self.max_tokens = max_tokens
         core = ov.Core()
         compiled = core.compile_model(str(folder / "openvino_model.xml"), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+        self._typed = any("token_type_ids" in port.names for port in compiled.inputs)
         self._queue = ov.AsyncInferQueue(compiled)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """One encoding a text, special tokens included, not truncated."""
+    def encode(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
+        """One encoding a text, or a pair of texts, special tokens included, not truncated."""
         found: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts))
         return found
 
+    def _cut(self, row: list[int]) -> list[int]:
+        return row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], row[-1]]
+
     def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
         """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
-        ids = [
-            e.ids if len(e.ids) <= self.max_tokens else [*e.ids[: self.max_tokens - 1], e.ids[-1]] for e in encodings
-        ]
+        ids, types = (
+            [self._cut(row) for row in rows] for rows in zip(*((e.ids, e.type_ids) for e in encodings), strict=True)
+        )
         rows: list[np.ndarray] = [np.empty(0)] * len(ids)
 
         def store(request: ov.InferRequest, group: list[int]) -> None:
@@ -65,10 +69,12 @@ class Encoder:
         for group in pack([len(i) for i in ids]):
             longest = max(len(ids[i]) for i in group)
             tokens = np.zeros((len(group), longest), dtype=np.int64)
-            mask = np.zeros((len(group), longest), dtype=np.int64)
+            mask, kinds = np.zeros_like(tokens), np.zeros_like(tokens)
             for row, index in enumerate(group):
                 tokens[row, : len(ids[index])] = ids[index]
+                kinds[row, : len(ids[index])] = types[index]
                 mask[row, : len(ids[index])] = 1
-            self._queue.start_async({"input_ids": tokens, "attention_mask": mask}, group)
+            given = {"input_ids": tokens, "attention_mask": mask}
+            self._queue.start_async(given | {"token_type_ids": kinds} if self._typed else given, group)
         self._queue.wait_all()
         return rows

@@ -1,7 +1,9 @@
-"""Triton model ``reranker``: late interaction over token vectors (MaxSim, Khattab & Zaharia 2020).
+"""Triton model ``reranker``: late interaction or a cross-encoder, as the built model's card says.
 
-A passage's score is the mean, over the query's tokens, of the greatest cosine with any token of the
-passage. Special tokens take no part. The network's rows are token vectors of unit length.
+Late interaction (MaxSim, Khattab & Zaharia 2020): a passage's score is the mean, over the query's
+tokens, of the greatest cosine with any token of the passage. Special tokens take no part. The
+network's rows are token vectors of unit length. A cross-encoder reads query and passage as one text;
+its network's row is the score, 0 to 1.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
         self.encoder = Encoder(folder, card["context_tokens"])
-        self.encoder.run(self.encoder.encode(["warm up"]))
+        self.score = self._cross_encoder if card["scoring"] == "cross-encoder" else self._late_interaction
+        self.score([("warm", "up")])
 
     def _token_vectors(self, unique: list[str]) -> dict[str, np.ndarray]:
         encodings = self.encoder.encode(unique)
@@ -30,22 +33,22 @@ class TritonPythonModel:
             found[text] = row[words]
         return found
 
+    def _late_interaction(self, pairs: list[tuple[str, str]]) -> list[float]:
+        vectors = self._token_vectors(list(dict.fromkeys(text for pair in pairs for text in pair)))
+        return [(vectors[q] @ vectors[p].T).max(axis=1).mean() for q, p in pairs]
+
+    def _cross_encoder(self, pairs: list[tuple[str, str]]) -> list[float]:
+        return [row[0] for row in self.encoder.run(self.encoder.encode(pairs))]
+
     def execute(self, requests: list[Any]) -> list[Any]:
         try:
-            pairs = [list(zip(texts(r, "query"), texts(r, "passage"), strict=True)) for r in requests]
-            vectors = self._token_vectors(
-                list(dict.fromkeys(text for group in pairs for pair in group for text in pair))
-            )
+            groups = [list(zip(texts(r, "query"), texts(r, "passage"), strict=True)) for r in requests]
+            scores = iter(self.score([pair for group in groups for pair in group]))
             return [
                 pb_utils.InferenceResponse(
-                    [
-                        pb_utils.Tensor(
-                            "score",
-                            np.array([[(vectors[q] @ vectors[p].T).max(axis=1).mean()] for q, p in group], np.float32),
-                        )
-                    ]
+                    [pb_utils.Tensor("score", np.array([[next(scores)] for _ in group], np.float32))]
                 )
-                for group in pairs
+                for group in groups
             ]
         except Exception as failure:  # one bad batch must not take the model down
             return [error(f"reranker: {failure}") for _ in requests]
