@@ -326,12 +326,13 @@ def main() -> None:
     os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, required=True, help="Triton's model repository, outside this folder")
+    parser.add_argument("--catalogue", type=Path, default=HERE / "models.yaml", help="instead of models.yaml here")
     parser.add_argument("names", nargs="*", help="models to build; all where none is named")
     args = parser.parse_args()
-    catalogue: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "models.yaml").read_text())
+    catalogue: dict[str, dict[str, Any]] = yaml.safe_load(args.catalogue.read_text())
     chosen = args.names or list(catalogue)
     if unknown := [name for name in chosen if name not in catalogue]:
-        sys.exit(f"models.yaml has no model {', '.join(unknown)}; it has {', '.join(catalogue)}")
+        sys.exit(f"{args.catalogue.name} has no model {', '.join(unknown)}; it has {', '.join(catalogue)}")
     for position, name in enumerate(chosen, 1):
         print(f"[{position}/{len(chosen)}] {name} ... ", end="", flush=True)
         begun = time.monotonic()

@@ -40,6 +40,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             revision=facts["revision"], version=facts["version"], precision=facts["precision"], engine=facts["engine"],
             context_tokens=card.context_tokens, dimension=facts.get("dimension", 0) if card.task == "embed" else 0,
             source=facts["source"], parameter_count=facts["parameter_count"],
+            verification=[pb.VerificationFigure(**figure) for figure in facts["verification"]],
         )  # fmt: skip
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:

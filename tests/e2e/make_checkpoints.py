@@ -11,14 +11,24 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
 )
 
 WORDS = [
@@ -69,8 +79,85 @@ def tokenizer(folder: Path, *, begin: bool) -> PreTrainedTokenizerFast:
     return made
 
 
+def unigram(folder: Path) -> PreTrainedTokenizerFast:
+    """Unigram, with XLM-RoBERTa's special tokens around texts and pairs."""
+    core = Tokenizer(models.Unigram())
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    core.train_from_iterator([" ".join(WORDS[i % 7 :]) for i in range(200)], trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    made.save_pretrained(folder)
+    return made
+
+
+def pooled_by(folder: Path, mode: str) -> None:
+    """The pooling as sentence-transformers writes it."""
+    (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    modes = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+
+
+def encoders(out: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *letters, *(f"##{c}" for c in letters)]
+    folder = out / "bert-cls"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertModel(BertConfig(
+        vocab_size=len(words), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+        max_position_embeddings=40, initializer_range=0.1,
+    )).save_pretrained(folder)  # fmt: skip
+    pooled_by(folder, "cls_token")
+    for name, kind in (("xlmr-last", XLMRobertaModel), ("xlmr-cross", XLMRobertaForSequenceClassification)):
+        tokens = unigram(out / name)
+        config = XLMRobertaConfig(
+            vocab_size=len(tokens), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
+            max_position_embeddings=130, pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=1, type_vocab_size=1,
+            initializer_range=0.1,
+        )  # fmt: skip
+        kind(config).save_pretrained(out / name)
+    pooled_by(out / "xlmr-last", "lasttoken")
+    expect(out)
+
+
+def expect(out: Path) -> None:
+    """What each encoder's own library says of a few texts, in float32: ``expected.json``."""
+    texts = [
+        "the quick brown fox",
+        "seven wizards brew strong potions",
+        "a lazy dog under old bridges while the fox jumps",
+    ]
+    found: dict[str, list[list[float]]] = {}
+    for name, token in (("bert-cls", 0), ("xlmr-last", -1)):
+        model, tokens = AutoModel.from_pretrained(out / name).eval(), AutoTokenizer.from_pretrained(out / name)
+        with torch.no_grad():
+            rows = [model(**tokens(text, return_tensors="pt")).last_hidden_state[0, token] for text in texts]
+        found[name] = [torch.nn.functional.normalize(row, dim=0).tolist() for row in rows]
+    cross = XLMRobertaForSequenceClassification.from_pretrained(out / "xlmr-cross").eval()
+    tokens = AutoTokenizer.from_pretrained(out / "xlmr-cross")
+    with torch.no_grad():
+        found["xlmr-cross"] = [
+            torch.sigmoid(cross(**tokens(texts[0], text, return_tensors="pt")).logits)[0].tolist() for text in texts
+        ]
+    (out / "expected.json").write_text(json.dumps({"texts": texts, **found}))
+
+
 def main(out: Path) -> None:
     torch.manual_seed(0)
+    encoders(out)
+    gpt2 = tokenizer(out / "gpt2", begin=False)
+    GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(gpt2), n_embd=64, n_layer=2, n_head=4, n_positions=192, bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(out / "gpt2")  # fmt: skip
     llama = tokenizer(out / "llama", begin=True)
     LlamaForCausalLM(LlamaConfig(
         vocab_size=len(llama), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,

@@ -1,16 +1,20 @@
-"""Another checkpoint takes a starter's place by one setting: Llama, Qwen and Stable Diffusion of other sizes."""
+"""Another checkpoint takes a starter's place by one setting: generators, encoders and pipelines of other shapes and sizes."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from genmesh import Client
 
 from deploy.local.cluster import Cluster
@@ -19,9 +23,12 @@ from deploy.local.processes import Layout
 from tests.conftest import MODELS, ROOT, TRITON_PYTHON
 
 
-def build(into: Path, names: list[str], **sources: Path) -> subprocess.CompletedProcess[str]:
+def build(
+    into: Path, names: list[str], *, catalogue: Path | None = None, **sources: Path
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {f"GENMESH_{name.upper()}_SOURCE": str(path) for name, path in sources.items()}
     command = [str(TRITON_PYTHON), str(ROOT / "model_repository" / "build.py"), "--into", str(into), *names]
+    command += ["--catalogue", str(catalogue)] if catalogue else []
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -32,13 +39,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def client(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    state = tmp_path_factory.mktemp("swapped")
+@contextmanager
+def served(state: Path, **sources: Path) -> Iterator[Client]:
+    """A client of a cluster in which these checkpoints have taken the default ones' places."""
     models = state / "models"
-    for name in ("embedder", "reranker"):
-        shutil.copytree(MODELS / name, models / name)
-    done = build(models, ["generator", "diffuser"], generator=checkpoints / "llama", diffuser=checkpoints / "diffusion")
+    shutil.copytree(MODELS, models, ignore=shutil.ignore_patterns(*sources))
+    done = build(models, list(sources), **sources)
     assert done.returncode == 0, done.stdout + done.stderr
     cluster = Cluster(Layout(state, models, TRITON_PYTHON), Ports.free())
     key = "gm_" + secrets.token_urlsafe(24)
@@ -49,6 +55,55 @@ def client(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             yield found
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def client(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    sources = {"generator": checkpoints / "llama", "diffuser": checkpoints / "diffusion"}
+    with served(tmp_path_factory.mktemp("swapped"), **sources) as found:
+        yield found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("embedder", "others"), [("bert-cls", {"reranker": "xlmr-cross", "generator": "gpt2"}), ("xlmr-last", {})]
+)
+def test_other_encoders_and_a_gpt2(embedder: str, others: dict[str, str], checkpoints: Path, tmp_path: Path) -> None:
+    """CLS and last-token pooling, WordPiece and Unigram, a cross-encoder; against transformers in float32."""
+    expected = json.loads((checkpoints / "expected.json").read_text())
+    texts = expected["texts"]
+    sources = {name: checkpoints / folder for name, folder in {"embedder": embedder, **others}.items()}
+    with served(tmp_path, **sources) as client:
+        answer = client.embedding.Embed({"inputs": texts})
+        vectors = np.array([result.embedding.values for result in answer.results])
+        cosines = vectors @ np.array(expected[embedder]).T
+        assert (np.diag(cosines) > 0.99).all(), cosines
+        assert (cosines.argmax(1) == np.arange(len(texts))).all()
+        # A context shorter than the catalogue's is the checkpoint's own.
+        context = client.models.GetModel({"name": "embedder"}).model.context_tokens
+        assert context == (40 if embedder == "bert-cls" else 128)
+        long = client.embedding.Embed({"inputs": [" ".join(texts * 20)], "reject_overlong": True}).results[0]
+        assert long.error.reason == "INPUT_TOO_LONG"
+        if "reranker" in others:
+            ranked = client.embedding.Rerank({"query": texts[0], "passages": texts}).passages
+            scores = [passage.score for passage in sorted(ranked, key=lambda p: p.index)]
+            assert scores == pytest.approx([row[0] for row in expected["xlmr-cross"]], abs=0.03)
+        if "generator" in others:
+            request = {"prompt": texts[0], "sampling": {"max_tokens": 9, "ignore_eos": True}}
+            assert client.generation.Generate(request).usage.output_tokens == 9
+            assert client.models.GetModel({"name": "generator"}).model.context_tokens == 192
+
+
+def test_a_model_that_does_not_verify_is_not_put_in_place(checkpoints: Path, tmp_path: Path) -> None:
+    catalogue = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
+    catalogue["embedder"]["verify"] = {"cosine_mean": 1.01}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(catalogue))
+    refused = build(
+        tmp_path / "models", ["embedder"], catalogue=tmp_path / "models.yaml", embedder=checkpoints / "bert-cls"
+    )
+    assert refused.returncode == 1
+    assert re.search(r"embedder: verification failed: cosine_mean is 0\.\d+, must be at least 1\.01", refused.stderr)
+    assert not (tmp_path / "models" / "embedder").exists()
 
 
 @pytest.mark.timeout(400)

@@ -15,6 +15,11 @@ def test_every_model_is_listed_and_ready(client: Client) -> None:
     assert models["embedder"].dimension == 384
     assert models["generator"].task == pb.MODEL_TASK_GENERATE
     assert models["generator"].context_tokens > 0
+    figures = {name: {f.name: f for f in model.verification} for name, model in models.items()}
+    assert set(figures["embedder"]) == set(figures["reranker"]) == {"cosine_mean", "cosine_min"}
+    assert set(figures["generator"]) == {"top1_agreement", "perplexity_ratio"}
+    assert 0.99 <= figures["embedder"]["cosine_mean"].bound <= figures["embedder"]["cosine_mean"].value < 1
+    assert figures["generator"]["perplexity_ratio"].value <= figures["generator"]["perplexity_ratio"].bound
     assert client.models.GetModel({"name": "generator"}).model == models["generator"]
 
 

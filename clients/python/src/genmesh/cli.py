@@ -362,13 +362,16 @@ def models(
     if as_json:
         _print_json(response)
         return
-    table = Table("model", "task", "ready", "precision", "engine", "parameters", "context", "revision", box=None)
+    table = Table(
+        "model", "task", "ready", "precision", "engine", "parameters", "context", "verified", "revision", box=None
+    )
     for model in found:
         task = models_pb2.ModelTask.Name(model.task).removeprefix("MODEL_TASK_").lower()
         ready = "yes" if model.ready else f"no: {model.not_ready_reason}"
         table.add_row(
             model.name, task, ready, model.precision, model.engine, f"{model.parameter_count / 1e6:.1f} M",
-            str(model.context_tokens or "-"), model.revision,
+            str(model.context_tokens or "-"), ", ".join(f"{f.name} {f.value:.3f}" for f in model.verification) or "-",
+            model.revision,
         )  # fmt: skip
     out.print(table)
 
