@@ -43,9 +43,9 @@ WORDS = ["river", "stone", "cloud", "engine", "letter", "garden", "winter", "cop
 Row = tuple[str, str, str, str]
 
 
-def words(draw: random.Random) -> str:
-    """20 to 200 words."""
-    return " ".join(draw.choices(WORDS, k=draw.randint(20, 200)))
+def words(draw: random.Random, least: int = 20, most: int = 200) -> str:
+    """``least`` to ``most`` words."""
+    return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
 
 
 def fresh(draw: random.Random, text: str) -> str:
@@ -157,10 +157,7 @@ async def embedding(cluster: Cluster, key: str, rounds: int, seconds: float = 8.
     draw = random.Random(2)
 
     def batches(count: int) -> list[list[str]]:
-        return [
-            [f"{draw.getrandbits(40):x} " + " ".join(draw.choices(WORDS, k=draw.randint(8, 120))) for _ in range(BATCH)]
-            for _ in range(count)
-        ]
+        return [[fresh(draw, words(draw, 8, 120)) for _ in range(BATCH)] for _ in range(count)]
 
     async def ours() -> float:
         work, done = batches(120), 0

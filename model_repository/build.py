@@ -193,10 +193,10 @@ def build_encoder(source: Path, out: Path, entry: dict[str, Any]) -> dict[str, A
         config["max_position_embeddings"] - (config["pad_token_id"] + 1 if kind in OFFSET_POSITIONS else 0),
     )
 
-    def encode(texts: list[str], kind: str) -> list[dict[str, Any]]:
+    def encode(texts: list[str], tensors: str) -> list[dict[str, Any]]:
         """One input of the network a text; for a cross-encoder the texts are paired with one another."""
         pairs = [(text, texts[i - 1]) for i, text in enumerate(texts)] if cross else [(text,) for text in texts]
-        found = [tokenizer(*pair, truncation=True, max_length=context, return_tensors=kind) for pair in pairs]
+        found = [tokenizer(*pair, truncation=True, max_length=context, return_tensors=tensors) for pair in pairs]
         return [{name: one[name] for name in names} for one in found]
 
     example = encode(["an example of two", "texts"], "pt")[0]
@@ -294,7 +294,7 @@ def build(name: str, entry: dict[str, Any], into: Path) -> bool:
     out.mkdir(parents=True)
     facts = BUILDERS[task](source, out, entry)
     facts["verification"] = [
-        verification.held(name, figure, entry.get("verify", {})) for figure in facts.get("verification", [])
+        verification.held(figure, entry.get("verify", {})) for figure in facts.get("verification", [])
     ]
     if failed := [figure for figure in facts["verification"] if not verification.passes(figure)]:
         raise BuildError("; ".join(f"{name}: {verification.sentence(figure)}" for figure in failed))

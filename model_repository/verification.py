@@ -88,7 +88,7 @@ def generator(source: Path, built: Path) -> list[Figure]:
     ]
 
 
-def held(model: str, figure: Figure, bounds: dict[str, float]) -> Figure:
+def held(figure: Figure, bounds: dict[str, float]) -> Figure:
     """The figure with its bound."""
     bound, least = DEFAULTS[figure["name"]]
     return figure | {"bound": bounds.get(figure["name"], bound), "at_least": least}
