@@ -3,12 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT_OFFSET ?= 0
 STATE := .state
 BIN := $(STATE)/venv/dev/bin
-TRITON := $(STATE)/venv/triton/bin/python
+GENMESH_MODELS := $(STATE)/venv/triton/bin/genmesh-models
 LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup proto models up down status logs test test-unit test-contract test-integration test-e2e check fmt lock bench clean
+.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e check fmt lock bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -17,15 +17,18 @@ setup: ## Install packages and environments
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Genmesh needs Python 3.11; set PYTHON=/path/to/python3.11")'
 	@scripts/packages.sh $(PYTHON)
 	@scripts/environment.sh $(PYTHON) $(STATE) dev requirements/dev.txt clients/python
-	@scripts/environment.sh $(PYTHON) $(STATE) triton requirements/triton.txt
+	@scripts/environment.sh $(PYTHON) $(STATE) triton requirements/triton.txt model_repository
 
 $(STUBS): $(wildcard protos/genmesh/v1/*.proto) protos/service_config.json scripts/proto.sh
 	@scripts/proto.sh $(BIN)
 
 proto: setup $(STUBS) ## Generate the stubs
 
-models: setup ## Build Triton's models from model_repository/models.yaml
-	@$(TRITON) model_repository/build.py --into $(STATE)/models
+models: setup ## Build Triton's models from model_repository/models.yaml; a cluster that runs takes them over
+	@$(GENMESH_MODELS) build --into $(STATE)/models $$($(LOCAL) triton)
+
+models-report: setup ## Build every model in every precision and write the table in docs/models.md
+	@$(GENMESH_MODELS) report --into $(STATE)/models
 
 up: proto models ## Start the cluster, ingest samples, answer a question, draw an image
 	@$(LOCAL) up --port-offset $(PORT_OFFSET)

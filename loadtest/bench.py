@@ -313,10 +313,10 @@ def main() -> None:
     if not (checkpoint / "model.safetensors").exists():
         print("making the checkpoint", flush=True)
         subprocess.run([str(TRITON_PYTHON), str(ROOT / "loadtest" / "make_checkpoint.py"), str(checkpoint)], check=True)
-    for name in ("embedder", "reranker", "diffuser"):
+    for name in ("embedder", "reranker", "diffuser", "upscaler"):
         shutil.copytree(STATE / "models" / name, models / name, dirs_exist_ok=True)
     subprocess.run(
-        [str(TRITON_PYTHON), str(ROOT / "model_repository" / "build.py"), "--into", str(models), "generator"],
+        [str(TRITON_PYTHON.with_name("genmesh-models")), "build", "--into", str(models), "generator"],
         check=True, env=os.environ | {"GENMESH_GENERATOR_SOURCE": str(checkpoint)},
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "model_repository" / "shared"))
-from encoder import Encoder
+from encoder import open_encoder
 
 models, seconds = Path(sys.argv[1]), float(sys.argv[2])
 batches = json.load(sys.stdin)
 card = json.loads((models / "embedder" / "model.json").read_text())
-encoder = Encoder(models / "embedder" / card["version"] / "weights", card["context_tokens"])
+encoder = open_encoder(models / "embedder" / card["version"] / "weights", card)
 encoder.run(encoder.encode(batches[0]))
 begun, done = time.monotonic(), 0
 while time.monotonic() - begun < seconds:

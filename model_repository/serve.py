@@ -59,6 +59,8 @@ def main() -> None:
     command = [
         str(binary),
         f"--model-repository={args.models}",
+        # A new version takes over when `genmesh-models` says so, not when its files appear.
+        "--model-control-mode=explicit", "--load-model=*",
         f"--backend-directory={backends(args.cache, server)}",
         f"--grpc-address={args.host}", f"--grpc-port={args.grpc_port}",
         f"--http-address={args.host}", f"--http-port={args.http_port}",

@@ -1,4 +1,4 @@
-"""python -m deploy.local up|down|status|logs: the one-machine cluster (what `make up` and its siblings run)."""
+"""python -m deploy.local up|down|status|logs|triton: the one-machine cluster (what `make up` and its siblings run)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def up(cluster: Cluster) -> None:
     genmesh(["ingest", os.path.relpath(SAMPLES)], target, key)
     genmesh(["ask", QUESTION], target, key)
     genmesh(["chat", "Hello!"], target, key)
-    genmesh(["image", PICTURE, "--output", os.path.relpath(picture)], target, key)
+    genmesh(["image", PICTURE, "--upscale", "--output", os.path.relpath(picture)], target, key)
     ports = cluster.ports
     print("\nGenmesh is up.\n")
     rows = [("gateway (gRPC)", target)]
@@ -80,7 +80,7 @@ def logs(cluster: Cluster, name: str | None, lines: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="deploy.local", description=__doc__)
-    parser.add_argument("action", choices=["up", "down", "status", "logs"])
+    parser.add_argument("action", choices=["up", "down", "status", "logs", "triton"])
     parser.add_argument("name", nargs="?", help="logs: one part")
     parser.add_argument("--state", type=Path, default=ROOT / ".state")
     parser.add_argument("--triton-python", type=Path, default=ROOT / ".state" / "venv" / "triton" / "bin" / "python")
@@ -104,6 +104,9 @@ def main() -> None:
                 print(f"  {name:<14} {state}")
             if any(state != "ready" for state in states.values()):
                 sys.exit(1)
+        elif args.action == "triton":
+            # For `make models`: nothing where no cluster runs.
+            print(f"--triton {HOST}:{cluster.ports['triton']}" if cluster.running() else "")
         else:
             logs(cluster, args.name, args.lines)
     except ClusterError as failure:

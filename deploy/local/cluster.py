@@ -142,10 +142,10 @@ class Cluster:
         return self.layout.run / "started-from"
 
     def _stamp(self) -> str:
-        """What the running processes were started from: the code and the models."""
+        """What the running processes were started from. Models are no part: a new version takes over by itself."""
         total = hashlib.sha256()
         files = [*(ROOT / "services").rglob("*.py"), *(ROOT / "clients" / "python" / "src").rglob("*.py"),
-                 ROOT / "model_repository" / "serve.py", *self.layout.models.glob("*/model.json")]  # fmt: skip
+                 ROOT / "model_repository" / "serve.py"]  # fmt: skip
         for path in sorted(files):
             total.update(path.read_bytes())
         return total.hexdigest()

@@ -1,4 +1,4 @@
-"""An encoder on OpenVINO, fed with batches that are packed by length.
+"""Encoders behind one interface: a network on OpenVINO, fed with batches packed by length, or a token table.
 
 Used by the models ``embedder`` and ``reranker``; the build copies it beside each ``model.py``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -32,16 +33,23 @@ def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield group
 
 
+def tokenizer_of(folder: Path) -> Tokenizer:
+    tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 class Encoder:
     """Tokenizer and compiled network of one model folder (``tokenizer.json``, ``openvino_model.xml``)."""
 
-    def __init__(self, folder: Path, max_tokens: int) -> None:
-        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.max_tokens = max_tokens
-        core = ov.Core()
-        compiled = core.compile_model(str(folder / "openvino_model.xml"), "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        self.tokenizer = tokenizer_of(folder)
+        self.max_tokens: int = card["context_tokens"]
+        options = {"PERFORMANCE_HINT": "THROUGHPUT"}
+        if hint := card.get("inference_precision"):
+            options["INFERENCE_PRECISION_HINT"] = hint
+        compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", options)
         self._typed = any("token_type_ids" in port.names for port in compiled.inputs)
         self._queue = ov.AsyncInferQueue(compiled)
 
@@ -78,3 +86,40 @@ class Encoder:
             self._queue.start_async(given | {"token_type_ids": kinds} if self._typed else given, group)
         self._queue.wait_all()
         return rows
+
+
+class StaticEncoder:
+    """A table with one vector a token; a text's vector is their mean, of unit length (Mikolov et al. 2013).
+
+    ``table.npy`` has shape [tokens, dimension]; as int8, ``scale.npy`` has each row's factor. A text
+    without any known token has the zero vector.
+    """
+
+    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+        self.tokenizer = tokenizer_of(folder)
+        self.max_tokens: int = card["context_tokens"]
+        self.unknown: int | None = card.get("unknown_token_id")
+        self.table = np.load(folder / "table.npy", mmap_mode="r")
+        self.scale = np.load(folder / "scale.npy") if self.table.dtype == np.int8 else None
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """One encoding a text, without special tokens, not truncated."""
+        found: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return found
+
+    def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
+        """The vector of each encoding, float32; ids beyond ``max_tokens`` take no part."""
+        rows = []
+        for encoding in encodings:
+            ids = [i for i in encoding.ids[: self.max_tokens] if i != self.unknown]
+            vectors = self.table[ids].astype(np.float32)
+            if self.scale is not None:
+                vectors *= self.scale[ids, None]
+            total = vectors.sum(0)
+            rows.append(total / max(float(np.linalg.norm(total)), 1e-12))
+        return rows
+
+
+def open_encoder(folder: Path, card: dict[str, Any]) -> Encoder | StaticEncoder:
+    """The encoder of a built model, as its card says."""
+    return StaticEncoder(folder, card) if card["engine"] == "static" else Encoder(folder, card)

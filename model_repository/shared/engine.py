@@ -123,7 +123,8 @@ class _Running:
 class Engine:
     """Continuous batching over one checkpoint; see the module's text for a request's life."""
 
-    def __init__(self, folder: Path, card: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, card: dict[str, Any], adapter: Path | None = None) -> None:
+        """``adapter``: the safetensors file of a LoRA that is added to the checkpoint's weights."""
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = card["kv_cache_gigabytes"]
         scheduler.max_num_seqs = card["max_sequences"]
@@ -138,23 +139,47 @@ class Engine:
         self.tokenizer.no_padding()
         self.end_ids: list[int] = card["end_token_ids"]
         self.begin_id: int | None = card["begin_token_id"]
-        self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU")
+        properties: dict[str, Any] = {}
+        if hint := card.get("inference_precision"):
+            properties["INFERENCE_PRECISION_HINT"] = hint
+        if adapter is not None:
+            # Fused into the weights: this engine serves the one adapter and costs no more than the base.
+            properties["adapters"] = openvino_genai.AdapterConfig(
+                openvino_genai.Adapter(adapter), openvino_genai.AdapterConfig.Mode.MODE_FUSE
+            )
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self.running: dict[int, _Running] = {}
         self.cancelled = 0
         self.saved_tokens = 0
         self.on_step: Callable[[Engine], None] = lambda engine: None
         self._next_id = 0
+        self._drain_until = 0.0
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, generation: Generation) -> None:
         self.inbox.put(generation)
 
+    def drain(self, seconds: float) -> None:
+        """Finish what was submitted, for at most so long; then requests in flight get an error."""
+        self._drain_until = time.monotonic() + seconds
+        self.inbox.put(None)
+        self._thread.join(timeout=seconds + 10)
+
     def close(self) -> None:
         """Stop after the current step; requests in flight get an error."""
-        self.inbox.put(None)
-        self._thread.join(timeout=10)
+        self.drain(0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it runs nothing and nothing waits."""
+        return not self.running and self.inbox.empty()
+
+    @property
+    def cache_usage(self) -> float:
+        """Share of the KV cache in use, 0 to 1."""
+        return float(self.pipeline.get_metrics().cache_usage) / 100
 
     def _config(self, parameters: dict[str, Any], room: int) -> openvino_genai.GenerationConfig:
         config = openvino_genai.GenerationConfig()
@@ -207,13 +232,15 @@ class Engine:
                 generation.on_piece(generation, Piece("", 0, "cancelled"))
 
     def _loop(self) -> None:
-        while True:
+        draining = False
+        while not draining or (self.running and time.monotonic() < self._drain_until):
             try:
                 # Idle: wait for work. Busy: take what has come in since the last step.
                 arrived = self.inbox.get() if not self.running else self.inbox.get_nowait()
                 if arrived is None:
-                    break
-                self._admit(arrived)
+                    draining = True
+                else:
+                    self._admit(arrived)
                 continue
             except queue.Empty:
                 pass
@@ -237,3 +264,12 @@ class Engine:
 
 def logprobs_json(piece: Piece) -> str:
     return json.dumps([{str(token): entry for token, entry in one.items()} for one in piece.logprobs])
+
+
+def open_engine(folder: Path, card: dict[str, Any]) -> Any:
+    """The engine of a built model, as its card says."""
+    if card["engine"] == "openvino-seq2seq":
+        from seq2seq import Seq2SeqEngine  # transformers and torch are loaded only where they are used
+
+        return Seq2SeqEngine(folder, card)
+    return Engine(folder, card)

@@ -26,9 +26,9 @@ def texts(request: Any, name: str) -> list[str]:
 
 
 def model_card(args: dict[str, str]) -> tuple[Path, dict[str, Any]]:
-    """The folder of the weights and what the build wrote about the model."""
-    repository = Path(args["model_repository"])
-    return repository / args["model_version"] / "weights", json.loads((repository / "model.json").read_text())
+    """The folder of this version's weights and what the build wrote about them."""
+    version = Path(args["model_repository"]) / args["model_version"]
+    return version / "weights", json.loads((version / "card.json").read_text())
 
 
 def error(message: str) -> Any:

@@ -15,10 +15,12 @@ from genmesh.v1 import diffusion_pb2 as pb
 from PIL import Image
 
 from services.diffusion.metrics import Metrics
+from services.runtime.errors import invalid
 from services.runtime.models import Card
 from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
+FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_SEED = 2**53 - 1
 
 
@@ -34,6 +36,7 @@ class Order:
     guidance_scale: float
     seed: int
     preview_every_steps: int
+    upscale: bool
 
 
 def order(request: pb.GenerateImageRequest, card: Card) -> Order:
@@ -55,17 +58,47 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
     fields.number("preview_every_steps", request.preview_every_steps, 0, 200)
     fields.done()
     return Order(
-        request.prompt, request.negative_prompt, width, height, steps, guidance, seed, request.preview_every_steps
+        request.prompt,
+        request.negative_prompt,
+        width,
+        height,
+        steps,
+        guidance,
+        seed,
+        request.preview_every_steps,
+        request.upscale,
     )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that is done, or the image."""
+    """A step that is done, or the image; pictures are height x width x 3 uint8."""
 
     step: int
-    picture: pb.Image | None
+    pixels: np.ndarray | None
     final: bool
+
+
+def from_file(data: bytes, card: Card) -> np.ndarray:
+    """The pixels of an image file, height x width x 3 uint8; INVALID_ARGUMENT where it cannot be read or is too large."""
+    fields = Fields()
+    if not data:
+        fields.fault("image", "is empty; a PNG, JPEG or WebP file is required")
+    fields.done()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size  # of the header; nothing is decoded yet
+            if width * height > card.facts["max_pixels"]:
+                most = card.facts["max_pixels"]
+                raise invalid("image", f"has {width} x {height} pixels; at most {most} in all are allowed")
+            image.load()
+            if image.has_transparency_data:
+                laid = Image.new("RGBA", image.size, "white")
+                laid.alpha_composite(image.convert("RGBA"))
+                return np.asarray(laid.convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as failure:
+        raise invalid("image", f"is not a whole PNG, JPEG or WebP file: {failure}", reason="IMAGE_UNREADABLE") from None
 
 
 def to_png(pixels: np.ndarray, seed: int) -> pb.Image:
@@ -81,6 +114,13 @@ class Painter:
     def __init__(self, triton: Triton, metrics: Metrics) -> None:
         self.triton, self.metrics = triton, metrics
 
+    async def upscale(self, card: Card, pixels: np.ndarray, timeout: float | None) -> np.ndarray:
+        """Twice the width and height, uint8."""
+        answer = await self.triton.infer(card, {"image": np.ascontiguousarray(pixels)}, timeout)
+        self.metrics.upscaled.inc()
+        larger: np.ndarray = answer.as_numpy("image")
+        return larger
+
     async def draw(self, card: Card, wanted: Order) -> AsyncGenerator[Progress, None]:
         """Each step, then the image. Leaving early stops the model within one step."""
         tensors = {
@@ -95,7 +135,7 @@ class Painter:
         }
         done, finished, last = 0, False, None
         try:
-            async with aclosing(self.triton.stream(card.name, tensors)) as results:
+            async with aclosing(self.triton.stream(card, tensors)) as results:
                 async for result in results:
                     pixels = result.as_numpy("image")
                     finished = bool(result.as_numpy("final")[0])
@@ -106,7 +146,7 @@ class Painter:
                         if last is not None:
                             self.metrics.step_duration.observe(now - last)
                         last = now
-                    yield Progress(done, None if pixels is None else to_png(pixels, wanted.seed), finished)
+                    yield Progress(done, pixels, finished)
             self.metrics.images.inc()
         except (asyncio.CancelledError, GeneratorExit):
             if not finished:

@@ -6,6 +6,7 @@ from services.runtime import buckets
 class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.images = Counter("genmesh_diffusion_images", "Images drawn.", registry=registry)
+        self.upscaled = Counter("genmesh_diffusion_upscaled_images", "Images doubled in size.", registry=registry)
         self.steps = Counter("genmesh_diffusion_steps", "Steps that the model ran.", registry=registry)
         self.cancelled = Counter(
             "genmesh_diffusion_cancelled", "Images whose caller went away or whose deadline passed.", registry=registry

@@ -51,7 +51,7 @@ class Vectors:
         """Each vector as the cache keeps it: the token count in 4 bytes, then float32, little-endian."""
         parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
         answers = await asyncio.gather(
-            *(self.triton.infer(card.name, {"text": text_column(part)}, timeout) for part in parts)
+            *(self.triton.infer(card, {"text": text_column(part)}, timeout) for part in parts)
         )
         entries = []
         for part, answer in zip(parts, answers, strict=True):
@@ -66,7 +66,7 @@ class Vectors:
         """The score of each passage, float32."""
         self.metrics.reranked.inc(len(passages))
         answer = await self.triton.infer(
-            card.name, {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))}, timeout
+            card, {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))}, timeout
         )
         scores: np.ndarray = answer.as_numpy("score").reshape(-1)
         return scores

@@ -12,11 +12,13 @@ from services.runtime.models import Card, Catalogue
 from services.runtime.triton import Triton
 from services.runtime.validation import Fields
 
+Index = dict[tuple[str, str], tuple[bool, str]]
 TASKS = {
     "embed": pb.MODEL_TASK_EMBED,
     "rerank": pb.MODEL_TASK_RERANK,
     "generate": pb.MODEL_TASK_GENERATE,
     "diffuse": pb.MODEL_TASK_DIFFUSE,
+    "upscale": pb.MODEL_TASK_UPSCALE,
 }
 
 
@@ -24,7 +26,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
     def __init__(self, catalogue: Catalogue, triton: Triton) -> None:
         self.catalogue, self.triton = catalogue, triton
 
-    async def _index(self) -> tuple[dict[str, tuple[bool, str]], str]:
+    async def _index(self) -> tuple[Index, str]:
         """Triton's index, and why a model that it lacks is not ready."""
         try:
             return await self.triton.index(), "Triton does not know the model"
@@ -32,8 +34,8 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             return {}, "Triton does not answer"
 
     @staticmethod
-    def _model(card: Card, index: dict[str, tuple[bool, str]], absent: str) -> pb.Model:
-        ready, reason = index.get(card.name, (False, absent))
+    def _model(card: Card, index: Index, absent: str) -> pb.Model:
+        ready, reason = index.get((card.name, card.version), (False, absent))
         facts = card.facts
         return pb.Model(
             name=card.name, task=TASKS[card.task], ready=ready, not_ready_reason="" if ready else reason or "Triton is loading it",
@@ -41,6 +43,13 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             context_tokens=card.context_tokens, dimension=facts.get("dimension", 0) if card.task == "embed" else 0,
             source=facts["source"], parameter_count=facts["parameter_count"],
             verification=[pb.VerificationFigure(**figure) for figure in facts["verification"]],
+            memory_bytes=facts.get("memory_bytes", 0),
+            limits=pb.ModelLimits(
+                concurrent_requests=facts.get("max_sequences", 0), waiting_requests=facts.get("max_waiting", 0),
+                pixels=facts.get("max_pixels", 0), adapters=facts.get("max_adapters", 0),
+                kv_cache_bytes=int(facts.get("kv_cache_gigabytes", 0) * 2**30),
+            ),
+            adapters=card.adapters, throughput=facts.get("speed", 0.0), throughput_unit=facts.get("speed_unit", ""),
         )  # fmt: skip
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:

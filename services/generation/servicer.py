@@ -28,7 +28,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         fields.text("prompt", request.prompt, most=1_000_000, blank=True)
         fields.done()
         tokens = card.check_prompt(request.prompt, "prompt")
-        return card, self.generator.stream(card, request.prompt, parameters(request.sampling, card, tokens), tokens)
+        return card, self.generator.stream(
+            card, request.prompt, parameters(request.sampling, card, tokens, request.adapter), tokens
+        )
 
     def _chat_pieces(self, request: pb.ChatRequest) -> tuple[Card, AsyncGenerator[Piece, None]]:
         card = self.catalogue.get(request.model, "generator", "generate")
@@ -36,7 +38,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         prompt = card.render_chat(plain(request.messages))
         tokens = card.check_prompt(prompt, "messages")
         return card, self._stripped(
-            self.generator.stream(card, prompt, parameters(request.sampling, card, tokens), tokens)
+            self.generator.stream(card, prompt, parameters(request.sampling, card, tokens, request.adapter), tokens)
         )
 
     @staticmethod

@@ -33,8 +33,9 @@ RANGES = {
 }  # fmt: skip
 
 
-def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int) -> dict[str, Any]:
+def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, adapter: str = "") -> dict[str, Any]:
     """vLLM's sampling parameters; INVALID_ARGUMENT names the field that is out of range."""
+    card.check_adapter(adapter)
     fields = Fields()
     found: dict[str, Any] = {"temperature": 0.0, "max_tokens": DEFAULT_MAX_TOKENS}
     if sampling.HasField("max_tokens"):
@@ -51,11 +52,13 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int) 
     fields.done()
     if sampling.stop:
         found["stop"] = list(sampling.stop)
+    if adapter:
+        found["lora_name"] = adapter  # as Triton's vLLM backend calls it
     if sampling.ignore_eos:
         found["ignore_eos"] = True
     if found["temperature"] > 0 and "seed" not in found:
         found["seed"] = time.monotonic_ns() % 2**31
-    found["max_tokens"] = min(found["max_tokens"], card.context_tokens - prompt_tokens)
+    found["max_tokens"] = min(found["max_tokens"], card.room(prompt_tokens))
     return found
 
 
@@ -89,7 +92,7 @@ class Generator:
         written, finish, first = 0, "", None
         self.metrics.input_tokens.inc(prompt_tokens)
         try:
-            async with aclosing(self.triton.stream(card.name, tensors)) as results:
+            async with aclosing(self.triton.stream(card, tensors)) as results:
                 async for result in results:
                     tokens = int(result.as_numpy("num_output_tokens").sum())
                     text = result.as_numpy("text_output").reshape(-1)[0].decode()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import time
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +17,8 @@ from tokenizers import Tokenizer
 
 from services.runtime.errors import GenmeshError, InvalidArgument, NotFound, invalid
 
+log = logging.getLogger(__name__)
+LOOK_AGAIN_SECONDS = 1.0
 # For checkpoints that bring no chat template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -22,14 +27,44 @@ PLAIN_TEMPLATE = (
 
 
 class Card:
-    """One model: its limits (attributes of the build's ``model.json``), tokenizer and chat template."""
+    """The active version of a model: its limits (the build's ``model.json``), tokenizer and chat template."""
 
     def __init__(self, folder: Path) -> None:
         self.facts: dict[str, Any] = json.loads((folder / "model.json").read_text())
+        self._folder = folder
         self.name: str = self.facts["name"]
         self.task: str = self.facts["task"]
         self.context_tokens: int = self.facts.get("context_tokens", 0)
         self._weights = folder / self.facts["version"] / "weights"
+
+    @property
+    def version(self) -> str:
+        """The version folder in Triton's repository that requests name, so that one in flight never meets another."""
+        return str(self.facts["version"])
+
+    @property
+    def adapters(self) -> list[str]:
+        """The LoRA adapters beside the model that were trained on these weights, by name."""
+        if not self.facts.get("max_adapters"):
+            return []
+        found = []
+        for file in sorted(self._folder.glob("adapters/*/adapter.json")):
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads(file.read_text()).get("base_sha256") == self.facts.get("source_sha256"):
+                    found.append(file.parent.name)
+        return found
+
+    def check_adapter(self, name: str) -> None:
+        """ADAPTER_NOT_FOUND unless the name is empty or that of an adapter of this model."""
+        if name and name not in (there := self.adapters):
+            raise NotFound(
+                f"adapter: {self.name} has no adapter {name!r}; there is {', '.join(there) or 'none'}",
+                reason="ADAPTER_NOT_FOUND", metadata={"field": "adapter", "adapter": name, "model": self.name},
+            )  # fmt: skip
+
+    def room(self, prompt_tokens: int) -> int:
+        """The tokens that an answer may have: what the prompt leaves, or, for an encoder-decoder, the whole context."""
+        return self.context_tokens - (1 if self.facts.get("encoder_decoder") else prompt_tokens)
 
     @property
     def revision(self) -> str:
@@ -103,12 +138,36 @@ class Card:
 
 
 class Catalogue:
-    """The models below one folder, by name."""
+    """The models below one folder, by name. A new version or model is seen within a second, without a restart."""
 
     def __init__(self, folder: Path) -> None:
-        self.cards = {card.name: card for card in map(Card, sorted(p.parent for p in folder.glob("*/model.json")))}
+        self.folder = folder
+        self._stamps: dict[Path, int] = {}
+        self._cards: dict[Path, Card] = {}
+        self._next_look = 0.0
         if not self.cards:
             raise SystemExit(f"GENMESH_MODELS_DIR: {folder} holds no built model; run `make models`.")
+
+    @property
+    def cards(self) -> dict[str, Card]:
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_AGAIN_SECONDS
+            self._look()
+        return {card.name: card for card in self._cards.values()}
+
+    def _look(self) -> None:
+        there = set()
+        for path in sorted(self.folder.glob("*/model.json")):
+            try:
+                there.add(path)
+                stamp = path.stat().st_mtime_ns
+                if self._stamps.get(path) != stamp:
+                    self._cards[path] = Card(path.parent)
+                    self._stamps[path] = stamp
+            except (OSError, ValueError, KeyError) as failure:
+                log.error("the model card %s cannot be read; the one before stays: %s", path, failure)
+        for path in [path for path in self._cards if path not in there]:
+            del self._cards[path], self._stamps[path]
 
     def get(self, name: str, default: str, task: str | None = None) -> Card:
         """The card of ``name``, or of ``default`` where empty; MODEL_NOT_FOUND where there is none for the task."""

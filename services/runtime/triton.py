@@ -11,6 +11,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
+from services.runtime.models import Card
 
 
 def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
@@ -51,16 +52,24 @@ class Triton:
     async def close(self) -> None:
         await self._client.close()
 
-    async def infer(self, model: str, tensors: Mapping[str, np.ndarray], timeout: float | None) -> triton.InferResult:
+    async def infer(self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None) -> triton.InferResult:
         """One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
         try:
-            return await self._client.infer(model, _inputs(tensors), client_timeout=timeout)
+            return await self._client.infer(
+                card.name, _inputs(tensors), model_version=card.version, client_timeout=timeout
+            )
         except InferenceServerException as failure:
-            raise _error(model, failure) from None
+            raise _error(card.name, failure) from None
 
-    async def stream(self, model: str, tensors: Mapping[str, np.ndarray]) -> AsyncGenerator[triton.InferResult, None]:
+    async def stream(self, card: Card, tensors: Mapping[str, np.ndarray]) -> AsyncGenerator[triton.InferResult, None]:
         """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
-        request = {"model_name": model, "inputs": _inputs(tensors), "enable_empty_final_response": True}
+        model = card.name
+        request = {
+            "model_name": model,
+            "model_version": card.version,
+            "inputs": _inputs(tensors),
+            "enable_empty_final_response": True,
+        }
 
         async def one() -> AsyncGenerator[dict[str, Any], None]:
             yield request
@@ -90,10 +99,10 @@ class Triton:
         if not await self._client.is_model_ready(model, client_timeout=2):
             raise RuntimeError(f"Triton says that {model} is not ready")
 
-    async def index(self) -> dict[str, tuple[bool, str]]:
-        """For each model of the repository whether it is ready, and why not."""
+    async def index(self) -> dict[tuple[str, str], tuple[bool, str]]:
+        """For each model and version of the repository whether it is ready, and why not."""
         try:
             answer = await self._client.get_model_repository_index(client_timeout=2)
         except InferenceServerException as failure:
             raise _error("*", failure) from None
-        return {m.name: (m.state == "READY", m.reason) for m in answer.models}
+        return {(m.name, m.version): (m.state == "READY", m.reason) for m in answer.models}

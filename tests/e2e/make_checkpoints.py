@@ -7,12 +7,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertModel,
     BertTokenizerFast,
@@ -26,6 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
     XLMRobertaConfig,
     XLMRobertaForSequenceClassification,
     XLMRobertaModel,
@@ -53,7 +60,7 @@ WORDS = [
 ]
 
 
-def tokenizer(folder: Path, *, begin: bool) -> PreTrainedTokenizerFast:
+def tokenizer(folder: Path, *, begin: bool, alphabet: list[str] | None = None) -> PreTrainedTokenizerFast:
     """Byte-level BPE of 600 tokens; ``begin``: it puts a begin token before each text, as Llama's do."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -62,7 +69,7 @@ def tokenizer(folder: Path, *, begin: bool) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet or pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator([" ".join(WORDS[i % 7 :]) for i in range(200)], trainer)
@@ -129,6 +136,115 @@ def encoders(out: Path) -> None:
     expect(out)
 
 
+def encoder_decoders(out: Path) -> None:
+    """T5 over Unigram, BART over byte-level BPE, and what transformers writes with each in float32."""
+    prompts = ["quick brown fox", "a lazy dog"]
+    tokens = t5_tokenizer(out / "t5")
+    T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokens), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0,
+        pad_token_id=0, eos_token_id=1, n_positions=96, tie_word_embeddings=False,
+    )).save_pretrained(out / "t5")  # fmt: skip
+    tokens = bart_tokenizer(out / "bart")
+    BartForConditionalGeneration(BartConfig(
+        vocab_size=len(tokens), d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=120,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None,
+    )).save_pretrained(out / "bart")  # fmt: skip
+    found = {}
+    for name in ("t5", "bart"):
+        model, tokens = AutoModelForSeq2SeqLM.from_pretrained(out / name), AutoTokenizer.from_pretrained(out / name)
+        learn_to_go_on(model, tokens)
+        model.save_pretrained(out / name)
+        with torch.no_grad():
+            written = [
+                model.generate(**tokens(p, return_tensors="pt"), max_new_tokens=12, do_sample=False, num_beams=1)
+                for p in prompts
+            ]
+        found[name] = [tokens.decode(row[0], skip_special_tokens=True) for row in written]
+    (out / "written.json").write_text(json.dumps({"prompts": prompts, **found}))
+
+
+def learn_to_go_on(model: torch.nn.Module, tokens: PreTrainedTokenizerFast) -> None:
+    """A few steps on "three words -> the next four", so that its choices are clear enough to survive INT8."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    starts = range(len(WORDS) - 7)
+    given = tokens([" ".join(WORDS[i : i + 3]) for i in starts], return_tensors="pt", padding=True)
+    wanted = tokens([" ".join(WORDS[i + 3 : i + 7]) for i in starts], return_tensors="pt", padding=True)
+    labels = wanted.input_ids.masked_fill(wanted.attention_mask == 0, -100)
+    for _ in range(250):
+        loss = model(**given, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Unigram with an end token after each text, as T5's."""
+    core = Tokenizer(models.Unigram())
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    core.train_from_iterator([" ".join(WORDS[i % 7 :]) for i in range(200)], trainer)
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    made.save_pretrained(folder)
+    return made
+
+
+def bart_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    # No bytes beyond ASCII: an untrained model would write halves of characters.
+    core = tokenizer(folder, begin=True, alphabet=[*"abcdefghijklmnopqrstuvwxyz", "Ġ"]).backend_tokenizer
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    made.save_pretrained(folder)
+    return made
+
+
+def token_tables(out: Path) -> None:
+    """The three forms of static embeddings, and the vectors that their definition gives."""
+    random = np.random.default_rng(3)
+    tokens = unigram(out / "static")
+    table = random.normal(size=(len(tokens), 24)).astype(np.float32)
+    inside = out / "static" / "0_StaticEmbedding"
+    inside.mkdir(parents=True, exist_ok=True)
+    (out / "static" / "tokenizer.json").replace(inside / "tokenizer.json")
+    save_file({"embedding.weight": table}, inside / "model.safetensors")
+    module = {
+        "idx": 0,
+        "name": "0",
+        "path": "0_StaticEmbedding",
+        "type": "sentence_transformers.models.StaticEmbedding",
+    }
+    (out / "static" / "modules.json").write_text(json.dumps([module]))
+    unigram(out / "model2vec")
+    save_file({"embeddings": table}, out / "model2vec" / "model.safetensors")
+    (out / "model2vec" / "config.json").write_text(json.dumps({"model_type": "model2vec"}))
+    (out / "glove").mkdir(parents=True, exist_ok=True)
+    words = random.normal(size=(len(WORDS), 12)).astype(np.float32)
+    lines = [" ".join([word, *(f"{x:.6f}" for x in row)]) for word, row in zip(WORDS, words, strict=True)]
+    (out / "glove" / "vectors.txt").write_text("\n".join(lines) + "\n")
+
+    def unit(rows: np.ndarray) -> list[float]:
+        total = rows.sum(0)
+        return list(map(float, total / np.linalg.norm(total)))
+
+    texts = ["the quick brown fox", "seven wizards brew strong potions", "The lazy dog sleeps"]
+    core = Tokenizer.from_file(str(inside / "tokenizer.json"))
+    expected = {
+        "texts": texts,
+        "static": [unit(table[core.encode(t, add_special_tokens=False).ids]) for t in texts],
+        "glove": [unit(words[[WORDS.index(w) for w in t.lower().split() if w in WORDS]]) for t in texts],
+    }
+    (out / "tables.json").write_text(json.dumps(expected | {"model2vec": expected["static"]}))
+
+
 def expect(out: Path) -> None:
     """What each encoder's own library says of a few texts, in float32: ``expected.json``."""
     texts = [
@@ -153,7 +269,10 @@ def expect(out: Path) -> None:
 
 def main(out: Path) -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the nets are tiny, and the machine may be busy
     encoders(out)
+    encoder_decoders(out)
+    token_tables(out)
     gpt2 = tokenizer(out / "gpt2", begin=False)
     GPT2LMHeadModel(GPT2Config(
         vocab_size=len(gpt2), n_embd=64, n_layer=2, n_head=4, n_positions=192, bos_token_id=0, eos_token_id=1,

@@ -14,6 +14,8 @@ import openvino_genai
 import triton_python_backend_utils as pb_utils
 from tensors import error, model_card, value
 
+# How long a model that is unloaded goes on with the images that wait.
+DRAIN_SECONDS = 300
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -24,7 +26,7 @@ class TritonPythonModel:
         self.inbox: queue.Queue[tuple[dict[str, Any], Any] | None] = queue.Queue(card["max_waiting"])
         self._families = []  # a family must outlive its metrics
         self.cancelled, self.saved_steps, self.running = (
-            self._metric(name, description, kind, args["model_name"])
+            self._metric(name, description, kind, args)
             for name, description, kind in (
                 (
                     "cancelled_requests_total",
@@ -38,10 +40,10 @@ class TritonPythonModel:
         self.thread = threading.Thread(target=self._loop, name="diffuser", daemon=True)
         self.thread.start()
 
-    def _metric(self, name: str, description: str, kind: Any, model: str) -> Any:
+    def _metric(self, name: str, description: str, kind: Any, args: dict[str, str]) -> Any:
         family = pb_utils.MetricFamily(name=f"genmesh_diffuser_{name}", description=description, kind=kind)
         self._families.append(family)
-        return family.Metric(labels={"model": model})
+        return family.Metric(labels={"model": args["model_name"], "version": args["model_version"]})
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -106,5 +108,5 @@ class TritonPythonModel:
         respond(np.array(image.data)[0], final=True)
 
     def finalize(self) -> None:
-        self.inbox.put(None)
-        self.thread.join(timeout=10)
+        self.inbox.put(None)  # behind what waits: that is drawn first
+        self.thread.join(timeout=DRAIN_SECONDS)

@@ -1,4 +1,4 @@
-"""Triton model ``embedder``: mean-pooled sentence vectors of unit length (pooling is part of the network)."""
+"""Triton model ``embedder``: vectors of unit length, by a network (pooling is part of it) or a token table."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from encoder import Encoder
+from encoder import open_encoder
 from tensors import error, model_card, texts
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
-        self.encoder = Encoder(folder, card["context_tokens"])
+        self.encoder = open_encoder(folder, card)
         self.encoder.run(self.encoder.encode(["warm up"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -1,43 +1,57 @@
-"""Triton model ``generator``: the engine behind the tensors of Triton's vLLM backend."""
+"""Triton model ``generator``: the engines behind the tensors of Triton's vLLM backend.
+
+As there, ``lora_name`` among the sampling parameters chooses an adapter.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from engine import Engine, Generation, Piece, logprobs_json
+from adapters import Engines
+from engine import Generation, Piece, logprobs_json
 from tensors import error, model_card, value
 
+# How long a model that is unloaded goes on with the requests that it has.
+DRAIN_SECONDS = 300
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
-        self.engine = Engine(folder, card)
-        self.engine.on_step = self._measure
+        self.engines = Engines(folder, card, folder.parents[1] / "adapters")
+        self.engines.on_step = self._measure
         gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
         self._metrics = {}
         self._families = []  # a family must outlive its metrics
         for name, kind, description in (
             ("running_requests", gauge, "Requests that hold a slot"),
+            ("loaded_adapters", gauge, "LoRA adapters that an engine is held for"),
             ("kv_cache_usage_ratio", gauge, "Share of the KV cache in use, 0 to 1"),
             ("cancelled_requests_total", counter, "Requests dropped because their client went away"),
             ("saved_tokens_total", counter, "Tokens that cancelled requests would still have asked for"),
         ):
             family = pb_utils.MetricFamily(name=f"genmesh_generator_{name}", description=description, kind=kind)
             self._families.append(family)
-            self._metrics[name] = family.Metric(labels={"model": args["model_name"]})
+            labels = {"model": args["model_name"], "version": args["model_version"]}
+            self._metrics[name] = family.Metric(labels=labels)
         self._seen_cancelled = self._seen_saved = 0
+        self._measuring = threading.Lock()
 
-    def _measure(self, engine: Engine) -> None:
-        self._metrics["running_requests"].set(len(engine.running))
-        self._metrics["kv_cache_usage_ratio"].set(engine.pipeline.get_metrics().cache_usage / 100)
-        self._metrics["cancelled_requests_total"].increment(engine.cancelled - self._seen_cancelled)
-        self._metrics["saved_tokens_total"].increment(engine.saved_tokens - self._seen_saved)
-        self._seen_cancelled, self._seen_saved = engine.cancelled, engine.saved_tokens
+    def _measure(self) -> None:
+        engines = self.engines
+        with self._measuring:
+            self._metrics["running_requests"].set(engines.running)
+            self._metrics["loaded_adapters"].set(len(engines.loaded))
+            self._metrics["kv_cache_usage_ratio"].set(engines.cache_usage)
+            cancelled, saved = engines.cancelled, engines.saved_tokens
+            self._metrics["cancelled_requests_total"].increment(cancelled - self._seen_cancelled)
+            self._metrics["saved_tokens_total"].increment(saved - self._seen_saved)
+            self._seen_cancelled, self._seen_saved = cancelled, saved
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -88,7 +102,9 @@ class TritonPythonModel:
                 tensors.append(pb_utils.Tensor("num_output_tokens", np.array([piece.tokens], dtype=np.uint32)))
             sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if piece.finish_reason else 0)
 
-        self.engine.submit(Generation(prompt, parameters, on_piece, sender.is_cancelled, wanted["logprobs"]))
+        adapter = str(parameters.pop("lora_name", "") or "")
+        generation = Generation(prompt, parameters, on_piece, sender.is_cancelled, wanted["logprobs"])
+        self.engines.submit(generation, adapter)
 
     def finalize(self) -> None:
-        self.engine.close()
+        self.engines.drain(DRAIN_SECONDS)

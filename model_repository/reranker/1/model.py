@@ -19,7 +19,7 @@ from tensors import error, model_card, texts
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
-        self.encoder = Encoder(folder, card["context_tokens"])
+        self.encoder = Encoder(folder, card)
         self.score = self._cross_encoder if card["scoring"] == "cross-encoder" else self._late_interaction
         self.score([("warm", "up")])
 

@@ -128,6 +128,7 @@ def chat(
     ] = None,
     system: Annotated[str, typer.Option(help="A system message.")] = "",
     model: Annotated[str, typer.Option(help="The model.")] = "",
+    adapter: Annotated[str, typer.Option(help="A LoRA adapter of the model.")] = "",
     max_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
     timeout: Timeout = 120,
@@ -141,6 +142,7 @@ def chat(
             messages.append({"role": "user", "content": text})
             request = {
                 "model": model,
+                "adapter": adapter,
                 "messages": messages,
                 "sampling": {"max_tokens": max_tokens, "temperature": temperature},
             }
@@ -318,11 +320,12 @@ def image(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT; the model's own where left out.")] = "",
     steps: Annotated[int, typer.Option()] = 0,
     seed: Annotated[int | None, typer.Option()] = None,
+    double: Annotated[bool, typer.Option("--upscale", help="Double the image's size.")] = False,
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> None:
     """Draw an image."""
-    request: dict[str, Any] = {"prompt": _stdin_or(prompt, "a prompt"), "steps": steps}
+    request: dict[str, Any] = {"prompt": _stdin_or(prompt, "a prompt"), "steps": steps, "upscale": double}
     if size:
         try:
             request["width"], request["height"] = (int(part) for part in size.lower().split("x"))
@@ -346,6 +349,36 @@ def image(
 
 
 @app.command()
+def upscale(
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", exists=True, dir_okay=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("upscaled.png"),
+    timeout: Timeout = 60,
+    as_json: Json = False,
+) -> None:
+    """Double an image's width and height."""
+    with _client() as client:
+        response = client.diffusion.UpscaleImage({"image": image.read_bytes()}, timeout=timeout)
+    output.write_bytes(response.image.data)
+    if as_json:
+        _print_json(response)
+    else:
+        out.print(f"{escape(str(output))}: {response.image.width} x {response.image.height}")
+
+
+def _limits(model: models_pb2.Model) -> str:
+    """What a model takes on, in words; what it has no limit of is left out."""
+    limits = model.limits
+    named = (
+        (model.context_tokens, "tokens"),
+        (limits.concurrent_requests, "at once"),
+        (limits.waiting_requests, "waiting"),
+        (limits.pixels, "pixels"),
+        (limits.adapters, "adapters held"),
+    )
+    return ", ".join(f"{value:,} {name}" for value, name in named if value)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="One model; all where left out.")] = None,
     timeout: Timeout = 15,
@@ -363,15 +396,17 @@ def models(
         _print_json(response)
         return
     table = Table(
-        "model", "task", "ready", "precision", "engine", "parameters", "context", "verified", "revision", box=None
-    )
+        "model", "version", "task", "ready", "precision", "engine", "parameters", "memory", "limits", "verified",
+        "adapters", "revision", box=None,
+    )  # fmt: skip
     for model in found:
         task = models_pb2.ModelTask.Name(model.task).removeprefix("MODEL_TASK_").lower()
         ready = "yes" if model.ready else f"no: {model.not_ready_reason}"
         table.add_row(
-            model.name, task, ready, model.precision, model.engine, f"{model.parameter_count / 1e6:.1f} M",
-            str(model.context_tokens or "-"), ", ".join(f"{f.name} {f.value:.3f}" for f in model.verification) or "-",
-            model.revision,
+            model.name, model.version, task, ready, model.precision, model.engine, f"{model.parameter_count / 1e6:.1f} M",
+            f"{model.memory_bytes / 2**20:.0f} MiB" if model.memory_bytes else "-", _limits(model) or "-",
+            ", ".join(f"{f.name} {f.value:.3f}" for f in model.verification) or "-",
+            ", ".join(model.adapters) or "-", model.revision,
         )  # fmt: skip
     out.print(table)
 

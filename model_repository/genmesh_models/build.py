@@ -1,0 +1,233 @@
+"""A build, step by step, in a process of its own: check, quantize, measure, verify, place.
+
+Everything is made in ``BUILDING/NAME``; a build that was broken off goes on after the last step that
+it finished, as long as source, code and catalogue are the same. What a builder prints goes to
+``BUILDING/NAME.log``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from genmesh_models import sources, verification, versions
+from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.errors import BuildError
+
+STEPS = ("check", "quantize", "measure", "verify", "place")
+BUILDERS = {
+    "embed": "encoders", "rerank": "encoders", "generate": "generators", "diffuse": "diffusers", "upscale": "upscalers",
+}  # fmt: skip
+SHARED = {
+    "embed": ("encoder.py", "tensors.py"),
+    "rerank": ("encoder.py", "tensors.py"),
+    "generate": ("adapters.py", "engine.py", "seq2seq.py", "tensors.py"),
+    "diffuse": ("tensors.py",),
+    "upscale": ("tensors.py",),
+}
+Report = Callable[[str], None]
+
+
+def code_of(entry: Entry) -> list[Path]:
+    """The files that a built model depends on, beside its weights."""
+    own = REPOSITORY / "genmesh_models"
+    builder = own / ("gpu.py" if entry.profile == "gpu" else f"{BUILDERS[entry.task]}.py")
+    shared = [] if entry.profile == "gpu" else [REPOSITORY / "shared" / name for name in SHARED[entry.task]]
+    common = [own / name for name in ("build.py", "export.py", "verification.py", "texts.py", "measure.py")]
+    common += [REPOSITORY / "retrieval.jsonl", REPOSITORY / "ranking.py"]
+    return [builder, *common, *sources.files_below(entry.template), *shared]
+
+
+def build_key(entry: Entry, weights: dict[str, str]) -> str:
+    """What a build depends on, as one SHA-256; the bounds of its verification are no part."""
+    total = hashlib.sha256(json.dumps(weights, sort_keys=True).encode())
+    for path in code_of(entry):
+        total.update(path.name.encode() + path.read_bytes())
+    if entry.adapter is not None and not entry.overridden:
+        total.update(json.dumps(sources.checksums(REPOSITORY / entry.adapter)).encode())
+    facts = {key: value for key, value in asdict(entry).items() if key not in ("verify", "sha256", "source")}
+    total.update(json.dumps(facts, sort_keys=True).encode())
+    return total.hexdigest()
+
+
+@contextmanager
+def alone(path: Path, name: str) -> Iterator[None]:
+    """Only one build of a model at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{name}: another build of it is running") from None
+        yield
+
+
+def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
+    """Make a new version of one model, not yet active; its card, or None where the active one is up to date."""
+    report("check")
+    source = sources.folder_of(entry)
+    sources.check(entry, source)
+    weights = sources.checksums(source)
+    key = build_key(entry, weights)
+    model = into / entry.name
+    card = versions.active(model)
+    if card is not None and card.get("build_key") == key and (model / card["version"] / "card.json").is_file():
+        bounds = [verification.held(f, entry.verify) for f in card["verification"]]
+        check_figures(entry, bounds)
+        return None
+    building = into.parent / "building"
+    with alone(building / f"{entry.name}.lock", entry.name):
+        staging = building / entry.name
+        if (staging / "key").is_file() and (staging / "key").read_text() == key:
+            print("goes on with a build that was broken off", flush=True)
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            (staging / "key").write_text(key)
+        sources.check_room(entry, source, building)
+        facts = quantized(entry, source, staging, report)
+        facts["verification"] = [verification.held(f, entry.verify) for f in facts["verification"]]
+        report("verify")
+        check_figures(entry, facts["verification"])
+        report("place")
+        done = {
+            "name": entry.name,
+            "task": entry.task,
+            "profile": entry.profile,
+            "precision": entry.precision,
+            "source": entry.source,
+            "source_sha256": weights,
+            "build_key": key,
+        }
+        number = versions.place(
+            staging / "version", entry.template, model, entry.name, dict(entry.limits) | facts | done
+        )
+        shutil.rmtree(staging)
+        found: dict[str, Any] = json.loads((model / str(number) / "card.json").read_text())
+        return found
+
+
+def check_figures(entry: Entry, figures: list[verification.Figure]) -> None:
+    if failed := [f for f in figures if not verification.passes(f)]:
+        raise BuildError("; ".join(f"{entry.name}: {verification.sentence(f)}" for f in failed))
+
+
+def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict[str, Any]:
+    """The version folder with weights and code, and what was measured of it; steps that are done stay done."""
+    version, kept = staging / "version", staging / "facts.json"
+    out = version / "weights"
+    facts: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    report("quantize")
+    if not facts:
+        out.mkdir(parents=True, exist_ok=True)
+        whole = sources.merged(entry, source, staging / "merged")
+        builder = import_module("genmesh_models." + ("gpu" if entry.profile == "gpu" else BUILDERS[entry.task]))
+        facts = builder.build(whole, out, entry)
+        for mark in version.glob("*.exported"):
+            mark.unlink()
+        files = sources.checksums(out)
+        facts["files"] = files
+        facts["revision"] = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+        facts.setdefault("parameter_count", parameters_of(whole))
+        for path in [p for p in code_of(entry) if p.parent in (entry.template / "1", REPOSITORY / "shared")]:
+            shutil.copy(path, version)
+        versions.write_whole(kept, json.dumps(facts))
+    report("measure")
+    if entry.profile == "cpu" and "memory_bytes" not in facts:
+        (version / "card.json").write_text(json.dumps(dict(entry.limits) | facts))
+        facts |= measured(version, entry.task)
+        versions.write_whole(kept, json.dumps(facts))
+    return facts
+
+
+def measured(version: Path, task: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "genmesh_models.measure", str(version), task], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    if done.returncode:
+        raise BuildError(f"the built model does not run: {done.stderr.strip()[-800:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def parameters_of(folder: Path) -> int:
+    """The number of parameters in a folder's safetensors files."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "np") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - not a dict
+                count = 1
+                for size in tensors.get_slice(key).get_shape():
+                    count *= size
+                total += count
+    return total
+
+
+def run_apart(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
+    """``build`` in a process of its own: its prints go to a log, its crash is only its own."""
+    log = into.parent / "building" / f"{entry.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    read, write = os.pipe()
+    with log.open("w") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "genmesh_models.build", json.dumps(asdict(entry)), str(into), str(write)],
+            stdout=output, stderr=subprocess.STDOUT, pass_fds=[write],
+            env=os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1"},
+        )  # fmt: skip
+    os.close(write)
+    outcome: dict[str, Any] = {}
+    try:
+        with os.fdopen(read) as events:
+            for line in events:
+                outcome = json.loads(line)
+                if "step" in outcome:
+                    report(outcome["step"])
+        child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+    if "error" in outcome:
+        raise BuildError(outcome["error"])
+    if "card" not in outcome:
+        reason = "it was killed; was there too little memory?" if child.returncode == -9 else f"see {log}"
+        raise BuildError(f"{entry.name}: the build ended with {child.returncode}: {reason}")
+    card: dict[str, Any] | None = outcome["card"]
+    return card
+
+
+def main() -> None:
+    """The other side of ``run_apart``."""
+    warnings.filterwarnings("ignore")  # of tracing; they say nothing about the result
+    entry, into = Entry(**json.loads(sys.argv[1])), Path(sys.argv[2])
+    with os.fdopen(int(sys.argv[3]), "w", buffering=1) as events:
+
+        def say(event: dict[str, Any]) -> None:
+            events.write(json.dumps(event) + "\n")
+
+        try:
+            say({"card": build(entry, into, lambda step: say({"step": step}))})
+        except BuildError as failure:
+            say({"error": str(failure) if str(failure).startswith(f"{entry.name}:") else f"{entry.name}: {failure}"})
+        except OSError as failure:
+            text = f"the disk of {into.parent} is full" if failure.errno == errno.ENOSPC else str(failure)
+            say({"error": f"{entry.name}: {text}"})
+
+
+if __name__ == "__main__":
+    main()

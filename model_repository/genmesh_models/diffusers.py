@@ -1,0 +1,83 @@
+"""Builder of diffusers: Stable-Diffusion-shaped pipelines in the diffusers folder format."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genmesh_models import verification
+from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.errors import BuildError
+from genmesh_models.export import export
+from genmesh_models.sources import read_json
+
+# Prompts that both pipelines draw from the same noise.
+PROMPTS = (
+    "a red circle",
+    "a small blue star in the top left",
+    "a green square next to a black cross",
+    "a yellow triangle",
+)
+STEPS = 12
+ACCURACY_PROMPTS = 24
+
+
+def drawer(folder: Path, width: int, height: int, steps: int, guidance: float) -> Any:
+    """A function (prompt, seed) -> uint8 array [height, width, 3]."""
+    import openvino_genai
+
+    pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU")
+
+    def draw(prompt: str, seed: int) -> np.ndarray:
+        found = pipeline.generate(
+            prompt, width=width, height=height, num_inference_steps=steps, guidance_scale=guidance,
+            generator=openvino_genai.CppStdGenerator(seed),
+        )  # fmt: skip
+        return np.array(found.data)[0]
+
+    return draw
+
+
+def starter_measure(folder: str) -> Any:
+    """The ``evaluate`` module of a starter's recipe."""
+    path = (REPOSITORY / folder).resolve()
+    sys.path.insert(0, str(path))
+    try:
+        spec = util.spec_from_file_location("starter_evaluate", path / "evaluate.py")
+        if spec is None or spec.loader is None:
+            raise BuildError(f"{path / 'evaluate.py'} cannot be loaded")
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path))
+        # The recipes name their own modules alike.
+        sys.modules.pop("data", None)
+    return module
+
+
+def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
+    index = read_json(source / "model_index.json")
+    if index.get("_class_name") != "StableDiffusionPipeline":
+        raise BuildError(
+            f"{entry.name}: {source} holds a {index.get('_class_name')}; diffusers may be of StableDiffusionPipeline"
+        )
+    export(source, out, "text-to-image", entry.precision)
+    unet, vae = read_json(source / "unet" / "config.json"), read_json(source / "vae" / "config.json")
+    side = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    guidance = entry.limits.get("default_guidance_scale", 7.5)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        full = Path(folder) / "full"
+        export(source, full, "text-to-image", "fp32")
+        pair = [drawer(path, side, side, STEPS, guidance) for path in (out, full)]
+        drawn = [tuple(draw(prompt, seed) for draw in pair) for seed, prompt in enumerate(PROMPTS)]
+        figures = verification.pictures(drawn)
+    if entry.evaluate is not None and not entry.overridden:
+        draw = drawer(out, side, side, entry.limits.get("default_steps", 20), guidance)
+        measure = starter_measure(entry.evaluate)
+        figures.append(verification.figure("prompt_accuracy", measure.prompt_accuracy(draw, ACCURACY_PROMPTS)))
+    return {"engine": "openvino-genai", "default_width": side, "default_height": side, "verification": figures}

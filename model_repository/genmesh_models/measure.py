@@ -1,0 +1,136 @@
+"""Speed and memory of a built model, measured in a process that does nothing else.
+
+    python -m genmesh_models.measure VERSION_FOLDER TASK
+
+Prints one JSON object: ``memory_bytes``, the resident memory of a process that loaded the model and
+answered with it, engine and Python included; ``speed`` and ``speed_unit``. The machine's load at the
+time is part of the figures: compare only what was measured together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from genmesh_models.texts import grounded_prompts, retrieval_set
+
+TOKENS, PROMPTS = 32, 16
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def per_second(work: Callable[[], int]) -> float:
+    """Units of work a second: the best of three rounds, after one that warms up."""
+    work()
+    best = 0.0
+    for _ in range(3):
+        begun = time.monotonic()
+        count = work()
+        best = max(best, count / (time.monotonic() - begun))
+    return best
+
+
+def embedder(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+    from encoder import open_encoder
+
+    encoder = open_encoder(folder, card)
+    texts = list(retrieval_set().passages.values())[:128]
+    return lambda: len(encoder.run(encoder.encode(texts))), "texts/s"
+
+
+def reranker(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+    from encoder import Encoder
+
+    encoder = Encoder(folder, card)
+    found = retrieval_set()
+    pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:8]]
+    if card["scoring"] == "cross-encoder":
+        return lambda: len(encoder.run(encoder.encode(pairs))), "pairs/s"
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+
+    def late() -> int:
+        encoder.run(encoder.encode(texts))
+        return len(pairs)
+
+    return late, "pairs/s"
+
+
+def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+    from engine import Generation, Piece, open_engine
+
+    engine = open_engine(folder, card)
+    prompts = grounded_prompts(PROMPTS)
+    done = threading.Semaphore(0)
+    failures: list[str] = []
+
+    def on_piece(_generation: Generation, piece: Piece) -> None:
+        if piece.error:
+            failures.append(piece.error)
+        if piece.error or piece.finish_reason:
+            done.release()
+
+    def work() -> int:
+        options = {"max_tokens": TOKENS, "ignore_eos": True}
+        # A prompt longer than a small model's context is cut by characters: only the speed counts.
+        made = [Generation(p[: card["context_tokens"]], options, on_piece, lambda: False) for p in prompts]
+        for one in made:
+            engine.submit(one)
+        for _ in made:
+            done.acquire()
+        if failures:
+            raise RuntimeError(failures[0])
+        return sum(one.output_tokens for one in made)
+
+    return work, "tokens/s"
+
+
+def diffuser(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+    from genmesh_models.diffusers import drawer
+
+    draw = drawer(
+        folder, card["default_width"], card["default_height"], card["default_steps"], card["default_guidance_scale"]
+    )
+
+    def work() -> int:
+        draw("a red circle", 1)
+        return 1
+
+    return work, "images/s"
+
+
+def upscaler(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+    import numpy as np
+    import openvino as ov
+
+    compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU")
+    picture = np.random.default_rng(1).random((1, 3, 128, 128), np.float32)
+
+    def work() -> int:
+        compiled(picture)
+        return 1
+
+    return work, "images/s"
+
+
+MEASURES = {"embed": embedder, "rerank": reranker, "generate": generator, "diffuse": diffuser, "upscale": upscaler}
+
+
+def main() -> None:
+    version, task = Path(sys.argv[1]), sys.argv[2]
+    sys.path.insert(0, str(version))
+    card = json.loads((version / "card.json").read_text())
+    work, unit = MEASURES[task](version / "weights", card)
+    speed = per_second(work)
+    print(json.dumps({"memory_bytes": resident_bytes(), "speed": speed, "speed_unit": unit}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

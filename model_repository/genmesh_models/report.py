@@ -1,0 +1,65 @@
+"""The table of models and precisions in docs/models.md, between its two marks."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from genmesh_models.catalogue import Entry
+from genmesh_models.errors import BuildError
+
+BEGIN, END = "<!-- models:begin (written by genmesh-models report) -->", "<!-- models:end -->"
+LABELS = {
+    "cosine_mean": "cosine {:.4f}",
+    "cosine_min": "least {:.4f}",
+    "score_difference_max": "score off by at most {:.3f}",
+    "ndcg_at_10": "nDCG@10 {:.4f}",
+    "top1_agreement": "top-1 agreement {:.1%}",
+    "perplexity_ratio": "perplexity x {:.4f}",
+    "psnr_db": "PSNR {:.1f} dB",
+    "ssim": "SSIM {:.4f}",
+    "prompt_accuracy": "prompts right {:.1%}",
+}
+
+
+def row(card: dict[str, Any], *, served: bool) -> str:
+    """One line of the table; the precision that is served in bold."""
+    figures = []
+    for found in card["verification"]:
+        text = LABELS[found["name"]].format(found["value"])
+        if found["name"] == "ndcg_at_10":
+            text += f" (full precision {found['reference']:.4f})"
+        figures.append(text)
+    precision = f"**{card['precision']}**" if served else card["precision"]
+    return (
+        f"| {card['name']} | {precision} | {', '.join(figures)} | {card['speed']:,.3g} {card['speed_unit']} "
+        f"| {card['memory_bytes'] / 2**20:.0f} MiB |"
+    )
+
+
+def refused(entry: Entry, precision: str, why: str) -> str:
+    return f"| {entry.name} | {precision} | not built: {' '.join(why.split())[:160]} | | |"
+
+
+def machine() -> str:
+    """The processor and its count, as the table's caption names them."""
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    flags = [
+        f
+        for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+        if f" {f}" in Path("/proc/cpuinfo").read_text()
+    ]
+    return f"{os.cpu_count()} x {names[0] if names else 'unknown'} ({', '.join(flags) or 'no vector extensions named'})"
+
+
+def write(document: Path, rows: list[str]) -> None:
+    """Put the table in place of the one that stands between the marks."""
+    text = document.read_text()
+    if BEGIN not in text or END not in text:
+        raise BuildError(f"{document} has no place for the table: {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    head = "| model | precision | against full precision | speed | memory |\n| --- | --- | --- | --- | --- |"
+    document.write_text(f"{before}{BEGIN}\nMeasured on {machine()}.\n\n{head}\n" + "\n".join(rows) + f"\n{END}{after}")

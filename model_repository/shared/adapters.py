@@ -1,0 +1,140 @@
+"""The base engine, and one engine for each LoRA adapter in use.
+
+OpenVINO GenAI takes adapters when a pipeline is built, not with a request, so each adapter has an
+engine of its own: the base's weights (mapped from the same file) with the adapter beside them, and its own KV cache. At most
+``max_adapters`` are held; the least recently used one that is idle makes room for the next. Loading
+happens in a thread of its own, so requests to the base and to loaded adapters go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine import Engine, Generation, Piece, open_engine
+
+
+class AdapterError(Exception):
+    """The adapter cannot be used; the text says why."""
+
+
+class Engines:
+    """``submit`` sends a request to the engine of its adapter; "" is the base."""
+
+    def __init__(self, folder: Path, card: dict[str, Any], adapters: Path) -> None:
+        self.folder, self.card, self.adapters = folder, card, adapters
+        self.limit: int = card.get("max_adapters", 0)
+        self.base = open_engine(folder, card)
+        self.loaded: OrderedDict[str, tuple[float, Engine]] = OrderedDict()  # name: (its file's time, engine)
+        self.on_step: Callable[[], None] = lambda: None
+        self.base.on_step = lambda engine: self.on_step()
+        self._retired = [0, 0]  # what engines that are gone had cancelled and saved
+        self._lock = threading.Lock()
+        self._waiting: queue.Queue[tuple[str, Generation] | None] = queue.Queue(card["max_waiting"])
+        self._thread = threading.Thread(target=self._load_loop, name="adapters", daemon=True)
+        self._thread.start()
+
+    def _all(self) -> list[Any]:
+        return [self.base, *(engine for _, engine in list(self.loaded.values()))]
+
+    @property
+    def running(self) -> int:
+        return sum(len(engine.running) for engine in self._all())
+
+    @property
+    def cache_usage(self) -> float:
+        """Of the fullest KV cache, 0 to 1."""
+        return max(engine.cache_usage for engine in self._all())
+
+    @property
+    def cancelled(self) -> int:
+        return self._retired[0] + sum(engine.cancelled for engine in self._all())
+
+    @property
+    def saved_tokens(self) -> int:
+        return self._retired[1] + sum(engine.saved_tokens for engine in self._all())
+
+    def submit(self, generation: Generation, adapter: str) -> None:
+        """Start a request, or tell it why it cannot start."""
+        if not adapter:
+            self.base.submit(generation)
+            return
+        try:
+            stamp = self._file(adapter).stat().st_mtime
+            with self._lock:
+                found = self.loaded.get(adapter)
+                if found is not None and found[0] == stamp:
+                    self.loaded.move_to_end(adapter)
+                    found[1].submit(generation)
+                    return
+            self._waiting.put_nowait((adapter, generation))
+        except queue.Full:
+            self._refuse(generation, f"{self._waiting.maxsize} requests wait for an adapter already")
+        except (AdapterError, OSError) as failure:
+            self._refuse(generation, str(failure))
+
+    @staticmethod
+    def _refuse(generation: Generation, why: str) -> None:
+        generation.on_piece(generation, Piece("", 0, error=why))
+
+    def _file(self, adapter: str) -> Path:
+        file = self.adapters / adapter / "adapter_model.safetensors"
+        if not self.limit or "/" in adapter or adapter.startswith(".") or not file.is_file():
+            raise AdapterError(f"there is no adapter {adapter!r}")
+        facts = json.loads((file.parent / "adapter.json").read_text())
+        if facts["base_sha256"] != self.card["source_sha256"]:
+            raise AdapterError(f"the adapter {adapter!r} was trained on other weights than these")
+        return file
+
+    def _load_loop(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            adapter, generation = item
+            if generation.is_cancelled():
+                generation.on_piece(generation, Piece("", 0, "cancelled"))
+                continue
+            try:
+                engine = self._load(adapter)
+            except Exception as failure:  # a bad adapter ends its own requests only
+                self._refuse(generation, str(failure))
+                continue
+            engine.submit(generation)
+
+    def _load(self, adapter: str) -> Engine:
+        """The engine of an adapter, loaded unless it is there."""
+        file = self._file(adapter)
+        stamp = file.stat().st_mtime
+        with self._lock:
+            if (found := self.loaded.get(adapter)) is not None and found[0] == stamp:
+                return found[1]
+            stale = self.loaded.pop(adapter, None)
+        if stale is not None:  # trained anew since; what it runs is finished with the old weights
+            self._retire(stale[1], 60)
+        while len(self.loaded) >= self.limit:
+            with self._lock:
+                idle = [name for name, (_, engine) in self.loaded.items() if engine.idle]
+                if not idle:
+                    raise AdapterError(f"all {self.limit} adapters that fit into memory are in use")
+                _, engine = self.loaded.pop(idle[0])
+            self._retire(engine, 60)
+        engine = Engine(self.folder, self.card, adapter=file)
+        engine.on_step = lambda _: self.on_step()
+        with self._lock:
+            self.loaded[adapter] = (stamp, engine)
+        return engine
+
+    def _retire(self, engine: Engine, seconds: float) -> None:
+        engine.drain(seconds)
+        self._retired[0] += engine.cancelled
+        self._retired[1] += engine.saved_tokens
+
+    def drain(self, seconds: float) -> None:
+        """Finish what was submitted, for at most so long."""
+        self._waiting.put(None)
+        self._thread.join(timeout=seconds)
+        for engine in self._all():
+            engine.drain(seconds)
