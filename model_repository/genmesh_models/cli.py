@@ -21,7 +21,8 @@ from genmesh_models.catalogue import PRECISIONS, PROFILES, REPOSITORY, Entry
 from genmesh_models.errors import BuildError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-console = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: a table must not be cut for it.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 260)
 
 Into = Annotated[Path, typer.Option("--into", envvar="GENMESH_MODELS_DIR", help="Triton's model repository.")]
 CatalogueFile = Annotated[Path, typer.Option("--catalogue", help="The catalogue.")]

@@ -81,10 +81,6 @@ def finetune(
     seed: int, say: Callable[[str], None],
 ) -> Path:  # fmt: skip
     """Train an adapter for a generator and put it beside its versions; the adapter's folder."""
-    import torch
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if entry.task != "generate":
         raise BuildError(f"{entry.name}: adapters are for generators; this one's task is {entry.task}")
     if not NAME.fullmatch(name):
@@ -97,6 +93,10 @@ def finetune(
         raise BuildError(f"{entry.name}: adapters are served for decoders only")
     chats = read_chats(data)
     base = sources.folder_of(entry)
+    import torch
+    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     options: dict[str, Any] = {"dtype": torch.float32}

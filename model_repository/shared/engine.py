@@ -143,9 +143,9 @@ class Engine:
         if hint := card.get("inference_precision"):
             properties["INFERENCE_PRECISION_HINT"] = hint
         if adapter is not None:
-            # Fused into the weights: this engine serves the one adapter and costs no more than the base.
+            # Beside the weights: fused into compressed ones it cannot be.
             properties["adapters"] = openvino_genai.AdapterConfig(
-                openvino_genai.Adapter(adapter), openvino_genai.AdapterConfig.Mode.MODE_FUSE
+                openvino_genai.Adapter(adapter), openvino_genai.AdapterConfig.Mode.MODE_STATIC
             )
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()

@@ -80,7 +80,8 @@ def tokenizer(folder: Path, *, begin: bool, alphabet: list[str] | None = None) -
     made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
     if begin:
         made.chat_template = (
-            "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+            "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
         )
     made.save_pretrained(folder)
     return made

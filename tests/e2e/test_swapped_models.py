@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from genmesh import Client
+from genmesh.errors import InvalidArgument
 
 from deploy.local.cluster import Cluster
 from deploy.local.ports import Ports
@@ -27,7 +28,7 @@ def build(
     into: Path, names: list[str], *, catalogue: Path | None = None, **sources: Path
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {f"GENMESH_{name.upper()}_SOURCE": str(path) for name, path in sources.items()}
-    command = [str(TRITON_PYTHON), str(ROOT / "model_repository" / "build.py"), "--into", str(into), *names]
+    command = [str(TRITON_PYTHON.with_name("genmesh-models")), "build", "--into", str(into), *names]
     command += ["--catalogue", str(catalogue)] if catalogue else []
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -92,6 +93,45 @@ def test_other_encoders_and_a_gpt2(embedder: str, others: dict[str, str], checkp
             request = {"prompt": texts[0], "sampling": {"max_tokens": 9, "ignore_eos": True}}
             assert client.generation.Generate(request).usage.output_tokens == 9
             assert client.models.GetModel({"name": "generator"}).model.context_tokens == 192
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize(("generator", "embedder"), [("t5", "static"), ("bart", "glove")])
+def test_encoder_decoders_and_token_tables(generator: str, embedder: str, checkpoints: Path, tmp_path: Path) -> None:
+    """T5 over Unigram and BART over BPE write what transformers does; tables pool as their definition says."""
+    written = json.loads((checkpoints / "written.json").read_text())
+    tables = json.loads((checkpoints / "tables.json").read_text())
+    with served(tmp_path, generator=checkpoints / generator, embedder=checkpoints / embedder) as client:
+        for prompt, text in zip(written["prompts"], written[generator], strict=True):
+            request = {"prompt": prompt, "sampling": {"max_tokens": 12}}
+            whole = client.generation.Generate(request)
+            # The start token is the first of transformers' twelve; ours are twelve that were written.
+            assert whole.text.startswith(text.strip()) or text.strip().startswith(whole.text)
+            pieces = list(client.generation.StreamGenerate(request))
+            assert "".join(p.text for p in pieces) == whole.text
+            assert len(pieces) > 3
+        model = client.models.GetModel({"name": "generator"}).model
+        assert (model.engine, model.ready) == ("openvino-seq2seq", True)
+        # Prompt and answer do not share the context.
+        room = model.context_tokens - 1
+        long = client.generation.Generate(
+            {"prompt": prompt, "sampling": {"max_tokens": model.context_tokens, "ignore_eos": True}}
+        )
+        assert long.usage.output_tokens == room
+        with pytest.raises(InvalidArgument) as failure:
+            client.generation.Generate({"prompt": "fox " * 200})
+        assert failure.value.reason == "PROMPT_TOO_LONG"
+        answer = client.embedding.Embed({"inputs": tables["texts"]})
+        vectors = np.array([result.embedding.values for result in answer.results])
+        assert (vectors * np.array(tables[embedder])).sum(1) == pytest.approx(1, abs=2e-3)
+        assert client.models.GetModel({"name": "embedder"}).model.engine == "static"
+
+
+def test_a_model2vec_table_builds_too(checkpoints: Path, tmp_path: Path) -> None:
+    done = build(tmp_path / "models", ["embedder"], embedder=checkpoints / "model2vec")
+    assert done.returncode == 0, done.stdout + done.stderr
+    card = json.loads((tmp_path / "models" / "embedder" / "model.json").read_text())
+    assert (card["engine"], card["dimension"]) == ("static", 24)
 
 
 def test_a_model_that_does_not_verify_is_not_put_in_place(checkpoints: Path, tmp_path: Path) -> None:
