@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8002)
     args = parser.parse_args()
+    models, cache = args.models.resolve(), args.cache.resolve()
     spec = find_spec("pytriton")
     if spec is None or spec.origin is None:
         sys.exit("The Python package nvidia-pytriton is not installed; it brings tritonserver.")
@@ -58,10 +59,10 @@ def main() -> None:
     binary = server / "bin" / "tritonserver"
     command = [
         str(binary),
-        f"--model-repository={args.models}",
+        f"--model-repository={models}",
         # A new version takes over when `genmesh-models` says so, not when its files appear.
         "--model-control-mode=explicit", "--load-model=*",
-        f"--backend-directory={backends(args.cache, server)}",
+        f"--backend-directory={backends(cache, server)}",
         f"--grpc-address={args.host}", f"--grpc-port={args.grpc_port}",
         f"--http-address={args.host}", f"--http-port={args.http_port}",
         f"--metrics-address={args.host}", f"--metrics-port={args.metrics_port}",
@@ -70,6 +71,7 @@ def main() -> None:
         # A stub's shared memory starts small and grows; three models share /dev/shm.
         "--backend-config=python,shm-default-byte-size=8388608",
     ]  # fmt: skip
+    os.chdir(models)  # relative paths inside models are meant from here
     os.execve(binary, command, environment)
 
 

@@ -38,17 +38,29 @@ SHARED = {
     "diffuse": ("tensors.py",),
     "upscale": ("tensors.py",),
 }
+GPU_SHARED = {
+    "embed": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
+    "rerank": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
+    "generate": (),  # Triton's vLLM backend brings its code
+    "diffuse": ("shared/tensors.py", "gpu/shared/torch_device.py"),
+    "upscale": ("shared/tensors.py", "gpu/shared/torch_device.py", "starter/upscaler/network.py"),
+}
 Report = Callable[[str], None]
+
+
+def shared_of(entry: Entry) -> list[Path]:
+    """The modules that lie beside a built model's own code."""
+    names = GPU_SHARED[entry.task] if entry.profile == "gpu" else tuple(f"shared/{n}" for n in SHARED[entry.task])
+    return [REPOSITORY / name for name in names]
 
 
 def code_of(entry: Entry) -> list[Path]:
     """The files that a built model depends on, beside its weights."""
     own = REPOSITORY / "genmesh_models"
-    builder = own / ("gpu.py" if entry.profile == "gpu" else f"{BUILDERS[entry.task]}.py")
-    shared = [] if entry.profile == "gpu" else [REPOSITORY / "shared" / name for name in SHARED[entry.task]]
+    builders = [own / f"{BUILDERS[entry.task]}.py", *([own / "gpu.py"] if entry.profile == "gpu" else [])]
     common = [own / name for name in ("build.py", "export.py", "verification.py", "texts.py", "measure.py")]
     common += [REPOSITORY / "retrieval.jsonl", REPOSITORY / "ranking.py"]
-    return [builder, *common, *sources.files_below(entry.template), *shared]
+    return [*builders, *common, *sources.files_below(entry.template), *shared_of(entry)]
 
 
 def build_key(entry: Entry, weights: dict[str, str]) -> str:
@@ -115,6 +127,8 @@ def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
         number = versions.place(
             staging / "version", entry.template, model, entry.name, dict(entry.limits) | facts | done
         )
+        if entry.profile == "gpu" and entry.task == "generate":
+            import_module("genmesh_models.gpu").settle(model, number)
         shutil.rmtree(staging)
         found: dict[str, Any] = json.loads((model / str(number) / "card.json").read_text())
         return found
@@ -142,8 +156,9 @@ def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict
         facts["files"] = files
         facts["revision"] = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
         facts.setdefault("parameter_count", parameters_of(whole))
-        for path in [p for p in code_of(entry) if p.parent in (entry.template / "1", REPOSITORY / "shared")]:
-            shutil.copy(path, version)
+        for path in [*sources.files_below(entry.template / "1"), *shared_of(entry)]:
+            if not (version / path.name).exists():  # a builder may have written vLLM's model.json already
+                shutil.copy(path, version)
         versions.write_whole(kept, json.dumps(facts))
     report("measure")
     if entry.profile == "cpu" and "memory_bytes" not in facts:

@@ -43,6 +43,7 @@ PRECISIONS = {
 UNBOUNDED = {
     "cosine_mean": -1, "cosine_min": -1, "score_difference_max": 1, "ndcg_at_10": 1, "top1_agreement": 0,
     "perplexity_ratio": 1e9, "psnr_db": 0, "ssim": -1, "prompt_accuracy": 0,
+    "psnr_over_bicubic_db": -100, "sharpness_over_bicubic": 0,
 }  # fmt: skip
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 # Keys that say how to build; the rest of an entry is what the model and the services read.

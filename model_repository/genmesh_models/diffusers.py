@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genmesh_models import verification
-from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 from genmesh_models.export import export
-from genmesh_models.sources import read_json
+from genmesh_models.sources import read_json, recipe
 
 # Prompts that both pipelines draw from the same noise.
 PROMPTS = (
@@ -43,23 +41,6 @@ def drawer(folder: Path, width: int, height: int, steps: int, guidance: float) -
     return draw
 
 
-def starter_measure(folder: str) -> Any:
-    """The ``evaluate`` module of a starter's recipe."""
-    path = (REPOSITORY / folder).resolve()
-    sys.path.insert(0, str(path))
-    try:
-        spec = util.spec_from_file_location("starter_evaluate", path / "evaluate.py")
-        if spec is None or spec.loader is None:
-            raise BuildError(f"{path / 'evaluate.py'} cannot be loaded")
-        module = util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path))
-        # The recipes name their own modules alike.
-        sys.modules.pop("data", None)
-    return module
-
-
 def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     index = read_json(source / "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
@@ -78,6 +59,6 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         figures = verification.pictures(drawn)
     if entry.evaluate is not None and not entry.overridden:
         draw = drawer(out, side, side, entry.limits.get("default_steps", 20), guidance)
-        measure = starter_measure(entry.evaluate)
+        measure = recipe(entry.evaluate, "evaluate")
         figures.append(verification.figure("prompt_accuracy", measure.prompt_accuracy(draw, ACCURACY_PROMPTS)))
     return {"engine": "openvino-genai", "default_width": side, "default_height": side, "verification": figures}

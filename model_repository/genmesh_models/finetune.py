@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genmesh_models import sources, versions
+from genmesh_models import gpu, sources, versions
 from genmesh_models.catalogue import NAME, Entry
 from genmesh_models.errors import BuildError
 
@@ -169,6 +169,8 @@ def finetune(
         shutil.rmtree(old)
     else:
         staging.rename(target)
+    if card["engine"] == "vllm":
+        gpu.settle(model_folder, int(card["version"]))
     return target
 
 

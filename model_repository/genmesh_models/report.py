@@ -20,6 +20,8 @@ LABELS = {
     "perplexity_ratio": "perplexity x {:.4f}",
     "psnr_db": "PSNR {:.1f} dB",
     "ssim": "SSIM {:.4f}",
+    "psnr_over_bicubic_db": "PSNR {:+.2f} dB against bicubic",
+    "sharpness_over_bicubic": "sharpness x {:.2f} of bicubic",
     "prompt_accuracy": "prompts right {:.1%}",
 }
 

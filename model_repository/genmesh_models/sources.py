@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from importlib.util import find_spec
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from genmesh_models.catalogue import REPOSITORY, Entry, source_variable
@@ -36,6 +38,26 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as failure:
         raise BuildError(f"{path} is not JSON: {failure}") from None
     return found
+
+
+def recipe(folder: str, name: str) -> ModuleType:
+    """A module of a starter's recipe. Recipes name their own modules alike (``data``), so none stays imported."""
+    path = (REPOSITORY / folder).resolve()
+    before = set(sys.modules)
+    sys.path.insert(0, str(path))
+    try:
+        spec = spec_from_file_location(f"{path.name}_{name}", path / f"{name}.py")
+        if spec is None or spec.loader is None:
+            raise BuildError(f"{path / name}.py cannot be loaded")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path))
+        for found in set(sys.modules) - before:
+            file = getattr(sys.modules[found], "__file__", None)
+            if file is not None and Path(file).parent == path:
+                del sys.modules[found]
+    return module
 
 
 def package_folder(source: str) -> Path:

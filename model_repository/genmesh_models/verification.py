@@ -36,6 +36,9 @@ DEFAULTS = {
     # Of pictures drawn from the same noise: peak signal-to-noise ratio in dB, and structural similarity.
     "psnr_db": (20.0, True),
     "ssim": (0.8, True),
+    # An upscaler's PSNR less that of bicubic interpolation, dB, and its sharpness over bicubic's, against the truth.
+    "psnr_over_bicubic_db": (-1.0, True),
+    "sharpness_over_bicubic": (1.0, True),
     # Share of a starter's own prompts whose picture shows what they ask for.
     "prompt_accuracy": (0.85, True),
 }

@@ -24,6 +24,7 @@ FINISH = {
     "stop": common.FINISH_REASON_STOP,
     "length": common.FINISH_REASON_LENGTH,
     "cancelled": common.FINISH_REASON_CANCELLED,
+    "abort": common.FINISH_REASON_CANCELLED,  # vLLM's
 }
 DEFAULT_MAX_TOKENS = 256
 # name: least, most
@@ -81,7 +82,7 @@ class Generator:
     ) -> AsyncGenerator[Piece, None]:
         """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton."""
         tensors = {
-            "text_input": scalar(prompt),
+            "text_input": scalar(card.as_sent(prompt)),
             "stream": scalar(True, np.bool_),
             "sampling_parameters": scalar(json.dumps(sampling)),
             "exclude_input_in_output": scalar(True, np.bool_),
@@ -97,6 +98,7 @@ class Generator:
                     tokens = int(result.as_numpy("num_output_tokens").sum())
                     text = result.as_numpy("text_output").reshape(-1)[0].decode()
                     finish = result.as_numpy("finish_reason").reshape(-1)[0].decode()
+                    finish = "" if finish == "None" else finish  # vLLM's word for a text that goes on
                     written += tokens
                     if tokens and first is None:
                         first = time.monotonic()

@@ -123,6 +123,15 @@ class Card:
         begin = self.facts.get("begin_token_id")
         return len(ids) - (len(ids) > 1 and ids[0] == ids[1] == begin)
 
+    def as_sent(self, prompt: str) -> str:
+        """Without a begin token that the engine's tokenizer adds again: vLLM would read it twice."""
+        begin = self.facts.get("begin_token")
+        if begin and prompt.startswith(begin):
+            ids = self.tokenizer.encode(begin).ids
+            if ids[:2] == [self.facts.get("begin_token_id")] * 2:
+                return prompt.removeprefix(begin)
+        return prompt
+
     def check_prompt(self, prompt: str, field: str) -> int:
         """The prompt's tokens; PROMPT_TOO_LONG where no room is left in the context."""
         count = self.prompt_tokens(prompt)

@@ -122,6 +122,11 @@ def test_without_adapters_lora_is_off() -> None:
     )
 
 
+def test_an_architecture_that_vllm_serves_without_adapters_gets_none() -> None:
+    found = gpu.engine_arguments(generator(max_adapters=4), FACTS | {"max_adapters": 0}, quantized=False)
+    assert "enable_lora" not in found
+
+
 @pytest.mark.parametrize(
     ("precision", "quantized", "dtype", "quantization"),
     [
