@@ -97,8 +97,10 @@ def from_file(data: bytes, card: Card) -> np.ndarray:
                 laid.alpha_composite(image.convert("RGBA"))
                 return np.asarray(laid.convert("RGB"))
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as failure:
-        raise invalid("image", f"is not a whole PNG, JPEG or WebP file: {failure}", reason="IMAGE_UNREADABLE") from None
+    except Image.DecompressionBombError:
+        raise invalid("image", f"has far more than the {card.facts['max_pixels']} pixels that are allowed") from None
+    except (OSError, ValueError, SyntaxError):
+        raise invalid("image", "is not a whole PNG, JPEG or WebP file", reason="IMAGE_UNREADABLE") from None
 
 
 def to_png(pixels: np.ndarray, seed: int) -> pb.Image:

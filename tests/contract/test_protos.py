@@ -16,7 +16,7 @@ EXPECTED = {
     "embedding": "Embed EmbedStream Rerank",
     "vector_search": "CreateCollection GetCollection ListCollections DeleteCollection Upsert UpsertStream Delete Get Search",
     "generation": "Generate StreamGenerate Chat StreamChat",
-    "diffusion": "GenerateImage StreamGenerateImage",
+    "diffusion": "GenerateImage StreamGenerateImage UpscaleImage",
     "rag": "Ingest DeleteDocument Retrieve Answer StreamAnswer",
     "models": "ListModels GetModel",
 }

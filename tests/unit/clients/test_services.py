@@ -4,7 +4,7 @@ import json
 
 import pytest
 from genmesh import _services as shared
-from genmesh.v1 import tokenization_pb2, vector_search_pb2
+from genmesh.v1 import diffusion_pb2, tokenization_pb2, vector_search_pb2
 from google.protobuf import descriptor_pool, json_format
 
 
@@ -34,6 +34,11 @@ def test_a_dict_becomes_a_message_with_its_nested_ones() -> None:
         mode=vector_search_pb2.SEARCH_MODE_DENSE,
         score_threshold=0,
     )
+
+
+def test_bytes_of_a_dict_are_taken_as_they_are() -> None:
+    data = bytes(range(256))
+    assert shared.to_message({"image": data}, diffusion_pb2.UpscaleImageRequest).image == data
 
 
 def test_a_message_is_taken_as_it_is() -> None:

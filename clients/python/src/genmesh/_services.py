@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -41,12 +42,23 @@ def methods(service: str) -> list[MethodDescriptor]:
     return found
 
 
+def _encoded(value: Any) -> Any:
+    """Bytes as protobuf's JSON has them, base64, wherever they stand."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {key: _encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(item) for item in value]
+    return value
+
+
 def to_message(request: Request, kind: type[Message]) -> Message:
-    """A request as a message; a dict has the fields' names, as in the protos."""
+    """A request as a message; a dict has the fields' names, as in the protos, and bytes as they are."""
     if isinstance(request, kind):
         return request
     if isinstance(request, Mapping):
-        return json_format.ParseDict(dict(request), kind())
+        return json_format.ParseDict(_encoded(request), kind())
     raise TypeError(f"expected a {kind.DESCRIPTOR.name} or a dict of its fields, not a {type(request).__name__}")
 
 

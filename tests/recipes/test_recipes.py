@@ -1,0 +1,75 @@
+"""Each starter's recipe runs from nothing for a minute or two, learns, and leaves a checkpoint that loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TRITON_PYTHON
+
+STARTER = ROOT / "model_repository" / "starter"
+MINUTES = "1.5"
+# Start-up, the pictures or samples, and measuring come on top; a busy machine takes longer.
+pytestmark = pytest.mark.timeout(1500)
+
+
+def train(name: str, out: Path, *options: str) -> str:
+    """What a recipe prints."""
+    command = [
+        str(TRITON_PYTHON),
+        str(STARTER / name / "train.py"),
+        "--minutes",
+        MINUTES,
+        "--threads",
+        "2",
+        "--seed",
+        "3",
+    ]
+    done = subprocess.run(
+        [*command, "--out", str(out), *options], cwd=STARTER / name, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "model_index.json").exists() or list(out.glob("*.safetensors")), sorted(out.iterdir())
+    return done.stdout
+
+
+def figures(printed: str, pattern: str) -> list[float]:
+    found = [float(value) for value in re.findall(pattern, printed)]
+    assert len(found) >= 3, printed[-2000:]
+    return found
+
+
+def fell(found: list[float], share: float) -> bool:
+    """Whether the mean of the last third is below so much of the first figure."""
+    last = found[-max(1, len(found) // 3) :]
+    return sum(last) / len(last) < share * found[0]
+
+
+def test_the_upscaler_learns(tmp_path: Path) -> None:
+    printed = train("upscaler", tmp_path)
+    assert fell(figures(printed, r"(?m)^content .* l1 ([\d.]+)"), 0.9)
+    assert "discriminator" in printed
+    ours, bicubic = map(float, re.findall(r"after training: PSNR ([\d.]+) dB \(bicubic ([\d.]+)\)", printed)[-1])
+    assert ours > bicubic - 0.5
+
+
+def test_the_reranker_learns(tmp_path: Path) -> None:
+    printed = train("reranker", tmp_path, "--queries", "10")
+    losses = figures(printed, r"loss ([\d.]+)") if printed.count("loss ") >= 3 else []
+    assert losses, printed[-2000:]
+    assert fell(losses, 1.0)
+
+
+def test_the_generator_learns(tmp_path: Path) -> None:
+    printed = train("generator", tmp_path)
+    assert fell(figures(printed, r" loss ([\d.]+)"), 0.8)
+
+
+def test_the_diffuser_learns(tmp_path: Path) -> None:
+    printed = train("diffuser", tmp_path)
+    assert fell(figures(printed, r"(?m)^U-Net .* loss ([\d.]+)"), 0.95)
