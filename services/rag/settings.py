@@ -11,7 +11,7 @@ class Settings(ServiceSettings):
     passage_tokens: int = Field(96, ge=16, le=512, description="Most tokens of a passage, by the embedding model.")
     candidates: int = Field(24, ge=1, le=200, description="Passages that a search hands to the reranker.")
     answer_threshold: float = Field(
-        0.5,
+        0.38,
         ge=0,
         le=1,
         description="Least relevance of the best sentence; under it the reply says that no passage answers.",

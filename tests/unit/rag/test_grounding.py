@@ -152,8 +152,10 @@ def test_overlap_counts_words_found_and_those_of_the_headings_half() -> None:
 
 
 def test_relevance_grows_with_likeness_and_stays_between_0_and_1() -> None:
-    found = [relevance("Which pump runs?", PUMP, "", s) for s in (-1.0, 0.2, 0.5, 0.8, 1.0)]
-    assert found == [0.5, 0.5, pytest.approx(0.75), pytest.approx(1.0), pytest.approx(1.0)]
+    found = [relevance("Which pump runs?", PUMP, "", s) for s in (-1.0, 0.0, 0.5, 1.0, 1.2)]
+    assert found == pytest.approx([0.05, 0.05, 0.525, 1.0, 1.0])
+    # Of two sentences that are alike in meaning the one with the question's words comes first.
+    assert relevance("Which pump runs?", PUMP, "", 0.5) > relevance("Which mill runs?", PUMP, "", 0.5)
     assert relevance("Green cheese?", PUMP, "", -1.0) == 0.0
 
 
