@@ -28,6 +28,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -283,6 +285,11 @@ def main(out: Path) -> None:
         vocab_size=len(llama), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "llama")  # fmt: skip
+    mistral = tokenizer(out / "mistral", begin=True)
+    MistralForCausalLM(MistralConfig(
+        vocab_size=len(mistral), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, sliding_window=None, bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(out / "mistral")  # fmt: skip
     qwen = tokenizer(out / "qwen", begin=False)
     Qwen2ForCausalLM(Qwen2Config(
         vocab_size=len(qwen), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,

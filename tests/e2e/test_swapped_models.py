@@ -188,6 +188,21 @@ def test_a_diffusion_pipeline_of_another_size_draws(client: Client) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(("folder", "precision"), [("mistral", "int4"), ("llama", "int4-awq")])
+def test_decoders_in_four_bits(folder: str, precision: str, checkpoints: Path, tmp_path: Path) -> None:
+    catalogue = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
+    # Nothing was trained, so four bits change what is likeliest; the figures are for the table, not for a bound.
+    catalogue["generator"] |= {"precision": precision, "verify": {"top1_agreement": 0.1, "perplexity_ratio": 2}}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(catalogue))
+    done = build(tmp_path / "models", ["generator"], catalogue=tmp_path / "models.yaml", generator=checkpoints / folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    card = json.loads((tmp_path / "models" / "generator" / "model.json").read_text())
+    assert (card["precision"], card["architecture"]) == (precision, folder)
+    weights = tmp_path / "models" / "generator" / "1" / "weights" / "openvino_model.bin"
+    assert weights.stat().st_size < card["parameter_count"]  # less than a byte a parameter
+
+
+@pytest.mark.timeout(400)
 def test_a_qwen_builds_too_and_a_stranger_is_refused_with_a_sentence(checkpoints: Path, tmp_path: Path) -> None:
     done = build(tmp_path / "models", ["generator"], generator=checkpoints / "qwen")
     assert done.returncode == 0, done.stdout + done.stderr
