@@ -55,9 +55,16 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     }
 
 
+def group_of(config: dict[str, Any]) -> int:
+    """How many int4 weights share a scale: as many as fit every layer's width."""
+    names = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "d_model", "d_ff", "encoder_ffn_dim")
+    widths = [int(config[name]) for name in names if config.get(name)]
+    return next((size for size in (128, 64, 32) if all(width % size == 0 for width in widths)), -1)
+
+
 def decoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     config = read_json(source / "config.json")
-    export(source, out, "text-generation-with-past", WEIGHTS[entry.precision])
+    export(source, out, "text-generation-with-past", WEIGHTS[entry.precision], group_of(config))
     if entry.precision == "int4-awq":
         compress_with_awq(source, out)
     return {
@@ -84,14 +91,13 @@ def compress_with_awq(source: Path, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = ov.Core().read_model(out / "openvino_model.xml")
     names = {name for port in model.inputs for name in port.names}
-    hidden = int(read_json(source / "config.json").get("hidden_size") or read_json(source / "config.json")["n_embd"])
     samples = []
     for text in calibration_texts(64):
         given = step_inputs(tokenizer(text, return_tensors="np")["input_ids"][:, :256].astype(np.int64))
         samples.append({k: v for k, v in given.items() if k in names})
     smaller = nncf.compress_weights(
         model, mode=nncf.CompressWeightsMode.INT4_ASYM, awq=True, dataset=nncf.Dataset(samples), ratio=1.0,
-        group_size=128 if hidden % 128 == 0 else 32 if hidden % 32 == 0 else -1, subset_size=len(samples),
+        group_size=group_of(read_json(source / "config.json")), subset_size=len(samples),
     )  # fmt: skip
     ov.save_model(smaller, out / "awq.xml")
     del model  # its weights are mapped from the file that is replaced
@@ -124,7 +130,7 @@ def encoder_decoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     if entry.precision == "int4-awq":
         raise BuildError(f"{entry.name}: AWQ is there for decoders; an encoder-decoder may be int4")
     config = read_json(source / "config.json")
-    export(source, out, "text2text-generation-with-past", WEIGHTS[entry.precision])
+    export(source, out, "text2text-generation-with-past", WEIGHTS[entry.precision], group_of(config))
     # T5's positions are relative: it was trained on n_positions tokens and reads no more than that here.
     context = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
     return {
