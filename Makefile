@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e check fmt lock bench clean
+.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -42,7 +42,7 @@ status: ## Tell how each part is
 logs: ## Show the last lines of each log; NAME=rag LINES=100 for one
 	@$(LOCAL) logs $(NAME) --lines $(or $(LINES),10)
 
-test: test-unit test-contract test-integration test-e2e ## Run all tests (they start what they need on free ports)
+test: test-unit test-contract test-integration test-e2e test-recipes ## Run all tests (they start what they need on free ports)
 
 test-unit: proto ## Fast tests without servers
 	@$(PYTEST) tests/unit
@@ -55,6 +55,9 @@ test-integration: proto models ## Each service against real Triton, Redis and Mi
 
 test-e2e: proto models ## The whole cluster as a user meets it
 	@$(PYTEST) tests/e2e
+
+test-recipes: proto models ## Each starter's recipe learns; what the built starters can do
+	@$(PYTEST) tests/recipes
 
 check: proto ## Formatter, linter, types, proto lint
 	@$(BIN)/ruff format --check .

@@ -38,9 +38,9 @@ def train(name: str, out: Path, *options: str) -> str:
     return done.stdout
 
 
-def figures(printed: str, pattern: str) -> list[float]:
+def figures(printed: str, pattern: str, least: int = 3) -> list[float]:
     found = [float(value) for value in re.findall(pattern, printed)]
-    assert len(found) >= 3, printed[-2000:]
+    assert len(found) >= least, printed[-2000:]
     return found
 
 
@@ -59,15 +59,15 @@ def test_the_upscaler_learns(tmp_path: Path) -> None:
 
 
 def test_the_reranker_learns(tmp_path: Path) -> None:
-    printed = train("reranker", tmp_path, "--queries", "10")
-    losses = figures(printed, r"loss ([\d.]+)") if printed.count("loss ") >= 3 else []
-    assert losses, printed[-2000:]
-    assert fell(losses, 1.0)
+    printed = train("reranker", tmp_path, "--queries", "4", "--every", "60", minutes="2.5")
+    # Loss after so few steps says little; the probe that finds the query's words in the passage moves first.
+    assert fell(figures(printed, r"probes ([\d.]+)", least=2), 1.0)
 
 
 def test_the_generator_learns(tmp_path: Path) -> None:
     printed = train("generator", tmp_path)
     assert fell(figures(printed, r" loss ([\d.]+)"), 0.8)
+    assert figures(printed, r" number ([\d.]+)")[-1] > 0.5
 
 
 def test_the_diffuser_learns(tmp_path: Path) -> None:

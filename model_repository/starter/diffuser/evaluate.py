@@ -6,12 +6,26 @@ python evaluate.py --model ../../../.state/models/diffuser/1/weights --sheet she
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import openvino_genai
 from data import COLOURS, PROMPTS, SHAPES, SIZE, recognise
 from PIL import Image
+
+
+def prompt_accuracy(draw: Callable[[str, int], np.ndarray], prompts: int) -> float:
+    """Share of prompts whose picture shows the shape in the colour; ``draw(prompt, seed)`` gives uint8 RGB.
+
+    What the build's verification calls. The prompts walk through all shapes and colours.
+    """
+    right = 0
+    for i in range(prompts):
+        shape, colour = SHAPES[i % len(SHAPES)], list(COLOURS)[i // len(SHAPES) % len(COLOURS)]
+        pixels = draw(PROMPTS[i % len(PROMPTS)].format(c=colour, s=shape), i)
+        right += recognise(Image.fromarray(pixels)) == (shape, colour)
+    return right / prompts
 
 
 def main() -> None:

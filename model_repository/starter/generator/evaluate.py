@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--show", type=int, default=0, help="print so many wrong answers")
     args = parser.parse_args()
-    card = json.loads((args.model.parents[1] / "model.json").read_text())
+    card = json.loads((args.model.parent / "card.json").read_text())
     engine = Engine(args.model, card)
     world = World(args.seed, held_out=args.held_out, english=True, unanswered=0.27)
     samples = [world.sample(args.level) for _ in range(args.samples)]

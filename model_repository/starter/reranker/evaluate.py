@@ -1,0 +1,79 @@
+"""Measure the reranker: nDCG@10 of the cross-encoder and of late interaction, on the same candidates.
+
+    python evaluate.py --weights weights
+
+Two sets: tasks made up from words, names, forms and paragraphs that training never saw, and the
+retrieval set written by hand (``retrieval.jsonl``), where each query's candidates are the 15 passages
+nearest by embedding and whatever else has a grade.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+from data import Task, held_out_tasks  # noqa: E402
+from network import LateInteraction, base_folder, load, scores  # noqa: E402
+from ranking import ndcg_at_10  # noqa: E402
+
+RETRIEVAL = HERE.parents[1] / "retrieval.jsonl"
+Scorer = Callable[[str, Sequence[str]], np.ndarray]
+
+
+def mean_ndcg(tasks: Sequence[Task], score: Scorer) -> float:
+    return float(np.mean([ndcg_at_10(score(t.query, t.passages), t.grades) for t in tasks]))
+
+
+def retrieval_tasks(baseline: LateInteraction, file: Path = RETRIEVAL, nearest: int = 15) -> list[Task]:
+    """The hand-written set with the candidates that an embedder (mean of the token vectors) brings up."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    passages = {line["passage"]: line["text"] for line in lines if "passage" in line}
+    names = list(passages)
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        rows = np.stack([v.mean(0).numpy() for v in baseline.vectors(texts)])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    index = embed(list(passages.values()))
+    tasks = []
+    for line in lines:
+        if "query" in line:
+            near = np.argsort(-(index @ embed([line["text"]])[0]), kind="stable")[:nearest]
+            chosen = list(dict.fromkeys([*(names[i] for i in near), *line["relevant"]]))
+            grades = [line["relevant"].get(name, 0) for name in chosen]
+            tasks.append(Task(line["text"], [passages[name] for name in chosen], grades))
+    return tasks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=HERE / "weights", help="the adapter's folder")
+    parser.add_argument("--queries", type=int, default=200, help="of the held-out set")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load(base_folder(), args.weights)
+    baseline = LateInteraction(base_folder())
+
+    sets = {"held-out": held_out_tasks(args.queries)}
+    if RETRIEVAL.is_file():
+        sets["retrieval.jsonl"] = retrieval_tasks(baseline)
+    for name, tasks in sets.items():
+        print(
+            f"{name}: {len(tasks)} queries, nDCG@10 cross-encoder {mean_ndcg(tasks, partial(scores, model, tokenizer)):.4f}, "
+            f"late interaction {mean_ndcg(tasks, baseline.scores):.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
