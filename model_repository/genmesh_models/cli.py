@@ -180,24 +180,33 @@ def report(
     names: Names = None,
     into: Into = DEFAULT_INTO,
     catalogue: CatalogueFile = DEFAULT_CATALOGUE,
+    served: Annotated[bool, typer.Option("--served", help="Only what is built and active: nothing is built.")] = False,
     document: Annotated[Path, typer.Option(help="The document whose table is written.")] = REPOSITORY.parent / "docs" / "models.md",
 ) -> None:  # fmt: skip
     """Build each model in each precision beside the active ones, and write the table of figures, speed and memory."""
-    rows = []
+    rows: list[str] = []
     for entry in chosen(catalogue, names):
         for precision in PRECISIONS["cpu"][entry.task]:
-            one = catalogues.at_precision(entry, precision)
+            if served and precision != entry.precision:
+                continue
             try:
-                card = run_apart(one, into.resolve().parent / "report" / precision, lambda step: None)
-                model = into.resolve().parent / "report" / precision / entry.name
-                card = card or versions.active(model) or {}
-                versions.activate(model, int(card["version"]), None)
+                card = versions.active(into / entry.name) if served else at_precision(entry, precision, into)
+                if card is None:
+                    raise BuildError("not built")
                 rows.append(reports.row(card, served=precision == entry.precision))
-                console.print(rows[-1], markup=False)
             except BuildError as failure:
                 rows.append(reports.refused(entry, precision, str(failure)))
-                console.print(f"{entry.name} {precision}: {failure}", markup=False)
-    reports.write(document, rows)
+            console.print(rows[-1], markup=False)
+            reports.write(document, rows)  # each time, so that a long run that is broken off leaves what it has
+
+
+def at_precision(entry: Entry, precision: str, into: Path) -> dict[str, Any] | None:
+    """The card of a model built in another precision, in a repository of its own."""
+    aside = into.resolve().parent / "report" / precision / "models"
+    card = run_apart(catalogues.at_precision(entry, precision), aside, lambda step: None)
+    if card is not None:
+        versions.activate(aside / entry.name, int(card["version"]), None)
+    return card or versions.active(aside / entry.name)
 
 
 @app.command()

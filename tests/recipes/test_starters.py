@@ -1,0 +1,45 @@
+"""What the built starters can do, measured as their recipes measure it; the figures stand in docs/models.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import MODELS, ROOT, TRITON_PYTHON
+
+STARTER = ROOT / "model_repository" / "starter"
+pytestmark = pytest.mark.timeout(1500)
+
+
+def evaluate(name: str, *options: str) -> str:
+    """What a starter's evaluate.py prints of the active version."""
+    version = json.loads((MODELS / name / "model.json").read_text())["version"]
+    command = [str(TRITON_PYTHON), "evaluate.py", "--model", str(MODELS / name / version / "weights"), *options]
+    done = subprocess.run(
+        command,
+        cwd=STARTER / name,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def share(printed: str, what: str) -> float:
+    found = re.search(rf"{what} (\d+) of (\d+)", printed)
+    assert found is not None, printed
+    return int(found[1]) / int(found[2])
+
+
+def test_the_generator_on_words_names_and_forms_that_it_never_saw() -> None:
+    """Exact answers, citations and abstentions on the held-out set, in the engine that serves."""
+    printed = evaluate("generator", "--held-out", "--samples", "480")
+    assert share(printed, "exact answer and citation") >= 0.60, printed
+    assert share(printed, "right citation") >= 0.70, printed
+    assert share(printed, "abstained") >= 0.70, printed
