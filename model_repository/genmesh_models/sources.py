@@ -43,20 +43,21 @@ def read_json(path: Path) -> dict[str, Any]:
 def recipe(folder: str, name: str) -> ModuleType:
     """A module of a starter's recipe. Recipes name their own modules alike (``data``), so none stays imported."""
     path = (REPOSITORY / folder).resolve()
-    before = set(sys.modules)
+    spec = spec_from_file_location(f"{path.name}_{name}", path / f"{name}.py")
+    if spec is None or spec.loader is None or not (path / f"{name}.py").is_file():
+        raise BuildError(f"{path / name}.py cannot be loaded")
+    own = {file.stem for file in path.glob("*.py")}
+    others = {module: sys.modules.pop(module) for module in own & set(sys.modules)}
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     sys.path.insert(0, str(path))
     try:
-        spec = spec_from_file_location(f"{path.name}_{name}", path / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise BuildError(f"{path / name}.py cannot be loaded")
-        module = module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path))
-        for found in set(sys.modules) - before:
-            file = getattr(sys.modules[found], "__file__", None)
-            if file is not None and Path(file).parent == path:
-                del sys.modules[found]
+        for found in own & set(sys.modules):
+            del sys.modules[found]
+        sys.modules.update(others)
     return module
 
 

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from types import ModuleType
 
 import pytest
+from genmesh_models.sources import recipe
 
-from tests.conftest import ROOT
-
-FOLDER = ROOT / "model_repository" / "starter" / "generator"
-
-
-def load() -> ModuleType:
-    """By path: another starter has a module of the same name."""
-    spec = importlib.util.spec_from_file_location("generator_data", FOLDER / "data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
-
-
-data = load()
+data = recipe("starter/generator", "data")
 LETTERS = "bcdfglmnprstv"
 WORDS = [a + vowel + b + "er" for a in LETTERS for b in LETTERS for vowel in "aeiou"]
 PROSE = [f"The {a} of {b} is {c}." for a, b, c in zip(WORDS, WORDS[200:], WORDS[400:], strict=False)]

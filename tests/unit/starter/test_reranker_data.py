@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from genmesh_models.sources import recipe
+from ranking import ndcg_at_10
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "model_repository" / "starter" / "reranker"
@@ -30,21 +30,8 @@ def retrieval() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def own_modules() -> Iterator[None]:
-    """Recipes import their neighbours by bare names that other recipes have as well."""
-    before = dict(sys.modules)
-    yield
-    for name in set(sys.modules) - set(before):
-        if name in ("data", "forms", "network", "evaluate"):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def forms(monkeypatch: pytest.MonkeyPatch, own_modules: None) -> ModuleType:
-    monkeypatch.syspath_prepend(str(RECIPE))
-    import forms
-
-    return forms
+def forms() -> ModuleType:
+    return recipe("starter/reranker", "forms")
 
 
 def test_retrieval_set_is_large_enough_and_has_no_duplicates(retrieval: list[dict[str, Any]]) -> None:
@@ -106,11 +93,6 @@ def test_held_out_forms_and_words_are_not_trained_on(forms: ModuleType) -> None:
 
 
 def ndcg(scores: list[float], grades: list[float]) -> float:
-    sys.path.insert(0, str(ROOT / "model_repository"))
-    try:
-        from ranking import ndcg_at_10
-    finally:
-        sys.path.pop(0)
     return float(ndcg_at_10(scores, grades))
 
 
