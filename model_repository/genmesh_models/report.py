@@ -34,9 +34,10 @@ def row(card: dict[str, Any], *, served: bool) -> str:
         if found["name"] == "ndcg_at_10":
             text += f" (full precision {found['reference']:.4f})"
         figures.append(text)
+    speed = f"{card['speed']:,.0f}" if card["speed"] >= 100 else f"{card['speed']:.3g}"
     precision = f"**{card['precision']}**" if served else card["precision"]
     return (
-        f"| {card['name']} | {precision} | {', '.join(figures)} | {card['speed']:,.3g} {card['speed_unit']} "
+        f"| {card['name']} | {precision} | {', '.join(figures)} | {speed} {card['speed_unit']} "
         f"| {card['memory_bytes'] / 2**20:.0f} MiB |"
     )
 

@@ -17,13 +17,13 @@ MINUTES = "1.5"
 pytestmark = pytest.mark.timeout(1500)
 
 
-def train(name: str, out: Path, *options: str) -> str:
+def train(name: str, out: Path, *options: str, minutes: str = MINUTES) -> str:
     """What a recipe prints."""
     command = [
         str(TRITON_PYTHON),
         str(STARTER / name / "train.py"),
         "--minutes",
-        MINUTES,
+        minutes,
         "--threads",
         "2",
         "--seed",

@@ -67,7 +67,7 @@ def train_autoencoder(pictures: torch.Tensor, minutes: float) -> AutoencoderKL:
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if step % 20 == 0:
+        if step % 5 == 0:
             print(f"autoencoder {progress:6.1%} step {step} loss {loss.item():.4f}", flush=True)
     return vae
 
@@ -142,7 +142,7 @@ def main() -> None:
         decay = min(0.998, step / (step + 20))
         for mean, now in zip(average, parameters, strict=True):
             mean.lerp_(now.detach(), 1 - decay)
-        if step % 20 == 0:
+        if step % 5 == 0:
             print(f"U-Net {progress:6.1%} step {step} loss {loss.item():.4f}", flush=True)
     for mean, now in zip(average, parameters, strict=True):
         now.data.copy_(mean)
