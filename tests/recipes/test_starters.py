@@ -40,6 +40,6 @@ def share(printed: str, what: str) -> float:
 def test_the_generator_on_words_names_and_forms_that_it_never_saw() -> None:
     """Exact answers, citations and abstentions on the held-out set, in the engine that serves."""
     printed = evaluate("generator", "--held-out", "--samples", "480")
-    assert share(printed, "exact answer and citation") >= 0.60, printed
-    assert share(printed, "right citation") >= 0.70, printed
+    assert share(printed, "exact answer and citation") >= 0.75, printed
+    assert share(printed, "right citation") >= 0.80, printed
     assert share(printed, "abstained") >= 0.70, printed
