@@ -24,6 +24,8 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LENGTH = 24  # tokens of a prompt
+# A processor without instructions for it computes bfloat16 many times slower than float32.
+BF16 = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -58,7 +60,7 @@ def train_autoencoder(pictures: torch.Tensor, minutes: float) -> AutoencoderKL:
     while (progress := (time.monotonic() - begun) / 60 / minutes) < 1:
         optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 50) * (1.02 - progress)
         batch = pictures[torch.randint(len(pictures), (16,))]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=BF16):
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         loss = functional.l1_loss(decoded.float(), batch) + 1e-5 * posterior.kl().mean() / 64
@@ -128,7 +130,7 @@ def main() -> None:
         chosen = torch.randint(len(latents), (32,))
         tokens = torch.where(torch.rand(32, 1) < 0.1, empty, prompts[chosen])
         clean, noise, when = latents[chosen], torch.randn(32, 4, 16, 16), torch.randint(1000, (32,))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=BF16):
             predicted = unet(scheduler.add_noise(clean, noise, when), when, text(tokens).last_hidden_state).sample
         # An error where noise is strong decides the colour, yet weighs little in epsilon; weigh it as
         # velocity prediction would (Salimans & Ho 2022), up to a limit.
