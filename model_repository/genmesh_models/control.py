@@ -30,17 +30,3 @@ def load(url: str, name: str, versions: Sequence[int]) -> None:
         raise BuildError(f"{name}: Triton at {url} does not serve it: {failure.message()}") from None
     finally:
         client.close()
-
-
-def unload(url: str, name: str) -> None:
-    """Have Triton stop serving a model."""
-    import tritonclient.grpc as triton
-    from tritonclient.utils import InferenceServerException
-
-    client = triton.InferenceServerClient(url)
-    try:
-        client.unload_model(name)
-    except InferenceServerException as failure:
-        raise BuildError(f"{name}: Triton at {url} does not unload it: {failure.message()}") from None
-    finally:
-        client.close()

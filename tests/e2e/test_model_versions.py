@@ -33,13 +33,6 @@ def genmesh_models(*arguments: str | Path, **environment: str) -> subprocess.Com
     )
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    subprocess.run([str(TRITON_PYTHON), str(Path(__file__).parent / "make_checkpoints.py"), str(folder)], check=True)
-    return folder
-
-
 KEY = "gm_" + secrets.token_urlsafe(24)
 
 

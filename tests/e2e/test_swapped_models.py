@@ -33,13 +33,6 @@ def build(
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    subprocess.run([str(TRITON_PYTHON), str(Path(__file__).parent / "make_checkpoints.py"), str(folder)], check=True)
-    return folder
-
-
 @contextmanager
 def served(state: Path, **sources: Path) -> Iterator[Client]:
     """A client of a cluster in which these checkpoints have taken the default ones' places."""
