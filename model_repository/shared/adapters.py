@@ -92,17 +92,25 @@ class Engines:
         return file
 
     def _load_loop(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            adapter, generation = item
-            if generation.is_cancelled():
-                generation.on_piece(generation, Piece("", 0, "cancelled"))
-                continue
-            try:
-                engine = self._load(adapter)
-            except Exception as failure:  # a bad adapter ends its own requests only
-                self._refuse(generation, str(failure))
-                continue
-            engine.submit(generation)
+        while self._load_next():
+            pass
+
+    def _load_next(self) -> bool:
+        """Load what the next request needs; False at the end. As ``Engine._take``, it keeps none while it waits."""
+        item = self._waiting.get()
+        if item is None:
+            return False
+        adapter, generation = item
+        if generation.is_cancelled():
+            generation.on_piece(generation, Piece("", 0, "cancelled"))
+            return True
+        try:
+            engine = self._load(adapter)
+        except Exception as failure:  # a bad adapter ends its own requests only
+            self._refuse(generation, str(failure))
+            return True
+        engine.submit(generation)
+        return True
 
     def _load(self, adapter: str) -> Engine:
         """The engine of an adapter, loaded unless it is there."""

@@ -231,35 +231,46 @@ class Engine:
                 )
                 generation.on_piece(generation, Piece("", 0, "cancelled"))
 
+    def _take(self) -> bool:
+        """Admit what has come in since the last step; False once the end was among it. Idle: wait for work.
+
+        Not a part of ``_loop``, whose variables would keep the last request, and Triton unloads no model of which a
+        request is kept.
+        """
+        wait = not self.running
+        while True:
+            try:
+                arrived = self.inbox.get() if wait else self.inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if arrived is None:
+                return False
+            self._admit(arrived)
+            wait = False
+
+    def _fail_all(self, why: str) -> None:
+        for running in self.running.values():
+            running.handle.cancel()
+            running.generation.on_piece(running.generation, Piece("", 0, error=why))
+        self.running.clear()
+
     def _loop(self) -> None:
         draining = False
         while not draining or (self.running and time.monotonic() < self._drain_until):
-            try:
-                # Idle: wait for work. Busy: take what has come in since the last step.
-                arrived = self.inbox.get() if not self.running else self.inbox.get_nowait()
-                if arrived is None:
-                    draining = True
-                else:
-                    self._admit(arrived)
-                continue
-            except queue.Empty:
-                pass
+            if not draining and not self._take():
+                draining = True
             self._drop_cancelled()
             try:
                 # Also with nothing left: the step after a cancellation releases its blocks.
                 self.pipeline.step()
             except Exception as failure:  # the batch is lost, the engine is not
-                for running in self.running.values():
-                    running.handle.cancel()
-                    running.generation.on_piece(running.generation, Piece("", 0, error=f"engine step: {failure}"))
-                self.running.clear()
+                self._fail_all(f"engine step: {failure}")
                 time.sleep(0.01)
             interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
             for key in [key for key, running in self.running.items() if running.advance(interval)]:
                 del self.running[key]
             self.on_step(self)
-        for running in self.running.values():
-            running.generation.on_piece(running.generation, Piece("", 0, error="the model is being unloaded"))
+        self._fail_all("the model is being unloaded")
 
 
 def logprobs_json(piece: Piece) -> str:

@@ -135,12 +135,20 @@ class Seq2SeqEngine:
             self.cancelled += 1
             self.saved_tokens += max(0, asked - generation.output_tokens)
 
+    def _next(self) -> bool:
+        """Work off one request; False at the end. As ``engine.Engine._take``, it keeps none while it waits."""
+        generation = self.inbox.get()
+        if generation is None:
+            return False
+        self.running[0] = generation
+        try:
+            self._work(generation)
+        except Exception as failure:  # a bad request ends alone
+            generation.on_piece(generation, Piece("", 0, error=str(failure)))
+        self.running.clear()
+        self.on_step(self)
+        return True
+
     def _loop(self) -> None:
-        while (generation := self.inbox.get()) is not None:
-            self.running[0] = generation
-            try:
-                self._work(generation)
-            except Exception as failure:  # a bad request ends alone
-                generation.on_piece(generation, Piece("", 0, error=str(failure)))
-            self.running.clear()
-            self.on_step(self)
+        while self._next():
+            pass

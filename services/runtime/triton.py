@@ -75,18 +75,23 @@ class Triton:
             yield request
 
         responses = self._client.stream_infer(one())
+        over, broken = False, None
         try:
+            # To the end of the call, also past the last response: Triton never unloads the model of a call that is
+            # cancelled between the two.
             async for result, failure in responses:
-                if failure is not None:
-                    raise _error(model, failure)
-                response = result.get_response()
-                if response.outputs:
-                    yield result
-                if response.parameters["triton_final_response"].bool_param:
-                    return
-            raise Unavailable(
-                f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
-            )
+                broken = broken or failure
+                if failure is None:
+                    response = result.get_response()
+                    if response.outputs:
+                        yield result
+                    over = over or response.parameters["triton_final_response"].bool_param
+            if broken is not None:
+                raise _error(model, broken)
+            if not over:
+                raise Unavailable(
+                    f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
+                )
         except InferenceServerException as failure:
             raise _error(model, failure) from None
         except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through

@@ -64,6 +64,15 @@ def likeness(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
+def running_versions(cluster: Cluster) -> list[str]:
+    """The version of each process that Triton has for the generator."""
+    model = f"{cluster.layout.models}/generator/"
+    commands = [file.read_bytes().decode() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    return [
+        part.removeprefix(model).split("/")[0] for c in commands for part in c.split("\0") if part.startswith(model)
+    ]
+
+
 class Load:
     """Streams and whole calls from several clients, all the time; what failed, and which revisions answered."""
 
@@ -121,6 +130,10 @@ def test_a_new_version_takes_over_and_rollback_goes_back_without_a_dropped_reque
     order = [revision for i, revision in enumerate(load.revisions) if i == 0 or load.revisions[i - 1] != revision]
     assert set(order) == {f"generator@{old.revision}", f"generator@{new.revision}"}
     assert order[0] == order[-1] == f"generator@{old.revision}"
+    limit = time.monotonic() + 20
+    while (found := running_versions(cluster)) != [old.version]:
+        assert time.monotonic() < limit, f"processes of unloaded versions stay: {found}"
+        time.sleep(0.5)
 
 
 @pytest.mark.timeout(300)

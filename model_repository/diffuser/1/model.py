@@ -61,14 +61,23 @@ class TritonPythonModel:
                 sender.send(error(f"diffuser: {reason}"), flags=FINAL)
 
     def _loop(self) -> None:
-        while (work := self.inbox.get()) is not None:
-            asked, sender = work
-            self.running.set(1)
-            try:
-                self._draw(asked, sender)
-            except Exception as failure:  # a bad request ends alone
-                sender.send(error(f"diffuser: {failure}"), flags=FINAL)
-            self.running.set(0)
+        while self._next():
+            pass
+
+    def _next(self) -> bool:
+        """Draw what comes next; False at the end. A loop's own variables would keep the last request while it waits,
+        and Triton unloads no model of which a request is kept."""
+        work = self.inbox.get()
+        if work is None:
+            return False
+        asked, sender = work
+        self.running.set(1)
+        try:
+            self._draw(asked, sender)
+        except Exception as failure:  # a bad request ends alone
+            sender.send(error(f"diffuser: {failure}"), flags=FINAL)
+        self.running.set(0)
+        return True
 
     def _draw(self, asked: dict[str, Any], sender: Any) -> None:
         steps, every = asked["steps"], asked["preview_every_steps"]
