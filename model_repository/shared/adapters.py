@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Engine, Generation, Piece, open_engine
+from inbox import work_off
 
 
 class AdapterError(Exception):
@@ -36,7 +37,7 @@ class Engines:
         self._retired = [0, 0]  # what engines that are gone had cancelled and saved
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[str, Generation] | None] = queue.Queue(card["max_waiting"])
-        self._thread = threading.Thread(target=self._load_loop, name="adapters", daemon=True)
+        self._thread = threading.Thread(target=work_off, args=(self._waiting, self._work), name="adapters", daemon=True)
         self._thread.start()
 
     def _all(self) -> list[Any]:
@@ -91,26 +92,17 @@ class Engines:
             raise AdapterError(f"the adapter {adapter!r} was trained on other weights than these")
         return file
 
-    def _load_loop(self) -> None:
-        while self._load_next():
-            pass
-
-    def _load_next(self) -> bool:
-        """Load what the next request needs; False at the end. As ``Engine._take``, it keeps none while it waits."""
-        item = self._waiting.get()
-        if item is None:
-            return False
+    def _work(self, item: tuple[str, Generation]) -> None:
         adapter, generation = item
         if generation.is_cancelled():
             generation.on_piece(generation, Piece("", 0, "cancelled"))
-            return True
+            return
         try:
             engine = self._load(adapter)
         except Exception as failure:  # a bad adapter ends its own requests only
             self._refuse(generation, str(failure))
-            return True
+            return
         engine.submit(generation)
-        return True
 
     def _load(self, adapter: str) -> Engine:
         """The engine of an adapter, loaded unless it is there."""

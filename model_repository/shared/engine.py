@@ -257,7 +257,7 @@ class Engine:
     def _loop(self) -> None:
         draining = False
         while not draining or (self.running and time.monotonic() < self._drain_until):
-            if not draining and not self._take():
+            if not self._take():
                 draining = True
             self._drop_cancelled()
             try:

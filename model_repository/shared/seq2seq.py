@@ -19,6 +19,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from engine import Generation, Piece, split_at_stop
+from inbox import work_off
 
 # What vLLM's sampling parameters are called here.
 SAMPLING = {
@@ -78,7 +79,7 @@ class Seq2SeqEngine:
         self.cancelled = self.saved_tokens = 0
         self.cache_usage = 0.0  # it keeps no paged cache
         self.on_step: Callable[[Any], None] = lambda engine: None
-        self._thread = threading.Thread(target=self._loop, name="seq2seq", daemon=True)
+        self._thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="seq2seq", daemon=True)
         self._thread.start()
 
     def submit(self, generation: Generation) -> None:
@@ -109,7 +110,7 @@ class Seq2SeqEngine:
             pad_token_id=self.model.generation_config.pad_token_id, **given,
         )  # fmt: skip
 
-    def _work(self, generation: Generation) -> None:
+    def _write(self, generation: Generation) -> None:
         parameters = generation.parameters
         ids = self.tokenizer.encode(generation.prompt).ids
         generation.input_tokens = len(ids)
@@ -135,20 +136,11 @@ class Seq2SeqEngine:
             self.cancelled += 1
             self.saved_tokens += max(0, asked - generation.output_tokens)
 
-    def _next(self) -> bool:
-        """Work off one request; False at the end. As ``engine.Engine._take``, it keeps none while it waits."""
-        generation = self.inbox.get()
-        if generation is None:
-            return False
+    def _work(self, generation: Generation) -> None:
         self.running[0] = generation
         try:
-            self._work(generation)
+            self._write(generation)
         except Exception as failure:  # a bad request ends alone
             generation.on_piece(generation, Piece("", 0, error=str(failure)))
         self.running.clear()
         self.on_step(self)
-        return True
-
-    def _loop(self) -> None:
-        while self._next():
-            pass

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import openvino_genai
 import triton_python_backend_utils as pb_utils
+from inbox import work_off
 from tensors import error, model_card, value
 
 # How long a model that is unloaded goes on with the images that wait.
@@ -37,7 +38,7 @@ class TritonPythonModel:
                 ("running_requests", "Images being drawn", pb_utils.MetricFamily.GAUGE),
             )
         )
-        self.thread = threading.Thread(target=self._loop, name="diffuser", daemon=True)
+        self.thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="diffuser", daemon=True)
         self.thread.start()
 
     def _metric(self, name: str, description: str, kind: Any, args: dict[str, str]) -> Any:
@@ -60,24 +61,14 @@ class TritonPythonModel:
                 reason = "too many images wait already" if isinstance(failure, queue.Full) else failure
                 sender.send(error(f"diffuser: {reason}"), flags=FINAL)
 
-    def _loop(self) -> None:
-        while self._next():
-            pass
-
-    def _next(self) -> bool:
-        """Draw what comes next; False at the end. A loop's own variables would keep the last request while it waits,
-        and Triton unloads no model of which a request is kept."""
-        work = self.inbox.get()
-        if work is None:
-            return False
-        asked, sender = work
+    def _work(self, item: tuple[dict[str, Any], Any]) -> None:
+        asked, sender = item
         self.running.set(1)
         try:
             self._draw(asked, sender)
         except Exception as failure:  # a bad request ends alone
             sender.send(error(f"diffuser: {failure}"), flags=FINAL)
         self.running.set(0)
-        return True
 
     def _draw(self, asked: dict[str, Any], sender: Any) -> None:
         steps, every = asked["steps"], asked["preview_every_steps"]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from diffusers import StableDiffusionPipeline
+from inbox import work_off
 from noise import normal
 from tensors import error, model_card, value
 from torch_device import place_of
@@ -50,7 +51,7 @@ class TritonPythonModel:
         size = {"width": card["default_width"], "height": card["default_height"]}
         self._generate({"prompt": "warm up", "negative_prompt": "", "steps": 2, "guidance_scale": 2.0, "seed": 0} | size,
                        lambda done, latents: None)  # fmt: skip
-        self.thread = threading.Thread(target=self._loop, name="diffuser", daemon=True)
+        self.thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="diffuser", daemon=True)
         self.thread.start()
 
     def _metric(self, name: str, description: str, kind: Any, args: dict[str, str]) -> Any:
@@ -73,24 +74,14 @@ class TritonPythonModel:
                 reason = "too many images wait already" if isinstance(failure, queue.Full) else failure
                 sender.send(error(f"diffuser: {reason}"), flags=FINAL)
 
-    def _loop(self) -> None:
-        while self._next():
-            pass
-
-    def _next(self) -> bool:
-        """Draw what comes next; False at the end. A loop's own variables would keep the last request while it waits,
-        and Triton unloads no model of which a request is kept."""
-        work = self.inbox.get()
-        if work is None:
-            return False
-        asked, sender = work
+    def _work(self, item: tuple[dict[str, Any], Any]) -> None:
+        asked, sender = item
         self.running.set(1)
         try:
             self._draw(asked, sender)
         except Exception as failure:  # a bad request ends alone
             sender.send(error(f"diffuser: {failure}"), flags=FINAL)
         self.running.set(0)
-        return True
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray:
         """A picture, uint8 height x width x RGB, of latents (1, channels, h, w)."""
