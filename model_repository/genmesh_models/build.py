@@ -34,15 +34,21 @@ BUILDERS = {
 SHARED = {
     "embed": ("encoder.py", "tensors.py"),
     "rerank": ("encoder.py", "tensors.py"),
-    "generate": ("adapters.py", "engine.py", "inbox.py", "seq2seq.py", "tensors.py"),
-    "diffuse": ("inbox.py", "tensors.py"),
+    "generate": ("adapters.py", "engine.py", "inbox.py", "measured.py", "seq2seq.py", "tensors.py"),
+    "diffuse": ("drawing.py", "inbox.py", "measured.py", "tensors.py"),
     "upscale": ("tensors.py",),
 }
 GPU_SHARED = {
     "embed": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
     "rerank": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
     "generate": (),  # Triton's vLLM backend brings its code
-    "diffuse": ("shared/inbox.py", "shared/tensors.py", "gpu/shared/torch_device.py"),
+    "diffuse": (
+        "shared/drawing.py",
+        "shared/inbox.py",
+        "shared/measured.py",
+        "shared/tensors.py",
+        "gpu/shared/torch_device.py",
+    ),
     "upscale": ("shared/tensors.py", "gpu/shared/torch_device.py", "starter/upscaler/network.py"),
 }
 Report = Callable[[str], None]

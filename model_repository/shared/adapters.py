@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Engines:
         self.loaded: OrderedDict[str, tuple[float, Engine]] = OrderedDict()  # name: (its file's time, engine)
         self.on_step: Callable[[], None] = lambda: None
         self.base.on_step = lambda engine: self.on_step()
-        self._retired = [0, 0]  # what engines that are gone had cancelled and saved
+        self._retired: Counter[str] = Counter()  # what engines that are gone had counted
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[str, Generation] | None] = queue.Queue(card["max_waiting"])
         self._thread = threading.Thread(target=work_off, args=(self._waiting, self._work), name="adapters", daemon=True)
@@ -45,7 +45,11 @@ class Engines:
 
     @property
     def running(self) -> int:
-        return sum(len(engine.running) for engine in self._all())
+        return sum(engine.slots for engine in self._all())
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting.qsize() + sum(engine.waiting for engine in self._all())
 
     @property
     def cache_usage(self) -> float:
@@ -53,12 +57,9 @@ class Engines:
         return max(engine.cache_usage for engine in self._all())
 
     @property
-    def cancelled(self) -> int:
-        return self._retired[0] + sum(engine.cancelled for engine in self._all())
-
-    @property
-    def saved_tokens(self) -> int:
-        return self._retired[1] + sum(engine.saved_tokens for engine in self._all())
+    def totals(self) -> Counter[str]:
+        """All counters of all engines, also of those that are gone."""
+        return sum((engine.counted for engine in self._all()), self._retired.copy())
 
     def submit(self, generation: Generation, adapter: str) -> None:
         """Start a request, or tell it why it cannot start."""
@@ -129,8 +130,7 @@ class Engines:
 
     def _retire(self, engine: Engine, seconds: float) -> None:
         engine.drain(seconds)
-        self._retired[0] += engine.cancelled
-        self._retired[1] += engine.saved_tokens
+        self._retired += engine.counted
 
     def drain(self, seconds: float) -> None:
         """Finish what was submitted, for at most so long."""

@@ -16,6 +16,7 @@ import json
 import queue
 import threading
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 FINISHED = {openvino_genai.GenerationFinishReason.STOP: "stop", openvino_genai.GenerationFinishReason.LENGTH: "length"}
+# Tokens of one block of the KV cache (OpenVINO's PagedAttention on a CPU).
+BLOCK_TOKENS = 32
 # What vLLM's sampling parameters are called here.
 SAMPLING = {
     "max_tokens": "max_new_tokens", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
@@ -74,8 +77,9 @@ def split_at_stop(text: str, stops: list[str]) -> tuple[str, str, bool]:
 class _Running:
     """A request inside the pipeline."""
 
-    def __init__(self, key: int, generation: Generation, handle: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, key: int, generation: Generation, handle: Any, tokenizer: Tokenizer, ids: list[int]) -> None:
         self.key, self.generation, self.handle, self.tokenizer = key, generation, handle, tokenizer
+        self.ids = list(ids)  # of the prompt and of what was written
         self.stream = DecodeStream(skip_special_tokens=True)
         stop = generation.parameters.get("stop") or []
         self.stops: list[str] = [stop] if isinstance(stop, str) else list(stop)
@@ -92,6 +96,7 @@ class _Running:
                 reason = FINISHED.get(output.finish_reason, reason)
                 for token, logprob in zip(output.generated_ids, output.generated_log_probs, strict=False):
                     tokens += 1
+                    self.ids.append(token)
                     generation.cumulative_logprob += logprob
                     piece = self.stream.step(self.tokenizer, token) or ""
                     text += piece
@@ -120,6 +125,54 @@ class _Running:
         return reason is not None
 
 
+class PrefixBook:
+    """Which blocks of tokens the KV cache holds, by the engine's own rule: whole blocks, found by all that precedes
+    them, least recently used out. The engine tells no hits, so this is what they are counted by."""
+
+    def __init__(self, most: int) -> None:
+        """``most``: the blocks that fit."""
+        self.most = most
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    @staticmethod
+    def _keys(ids: list[int]) -> list[int]:
+        keys, key = [], 0
+        for at in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+            key = hash((key, *ids[at : at + BLOCK_TOKENS]))
+            keys.append(key)
+        return keys
+
+    def hits(self, ids: list[int]) -> int:
+        """The prompt's tokens whose blocks are there; the last token is always computed."""
+        found = 0
+        for key in self._keys(ids[:-1]):
+            if key not in self._blocks:
+                break
+            self._blocks.move_to_end(key)
+            found += BLOCK_TOKENS
+        return found
+
+    def add(self, ids: list[int]) -> None:
+        """These tokens' keys and values were computed."""
+        for key in self._keys(ids):
+            self._blocks[key] = None
+            self._blocks.move_to_end(key)
+        while len(self._blocks) > self.most:
+            self._blocks.popitem(last=False)
+
+
+def cached_blocks(folder: Path, gigabytes: float) -> int:
+    """The blocks that a KV cache holds: keys and values of each layer and head, 8 bits a number as the engine's default."""
+    config = json.loads((folder / "config.json").read_text())
+    layers, heads = (
+        (config.get("num_hidden_layers") or config["n_layer"]),
+        (config.get("num_attention_heads") or config["n_head"]),
+    )
+    width = config.get("head_dim") or (config.get("hidden_size") or config["n_embd"]) // heads
+    a_block = 2 * layers * (config.get("num_key_value_heads") or heads) * width * BLOCK_TOKENS
+    return max(1, int(gigabytes * 2**30 / a_block))
+
+
 class Engine:
     """Continuous batching over one checkpoint; see the module's text for a request's life."""
 
@@ -130,6 +183,8 @@ class Engine:
         scheduler.max_num_seqs = card["max_sequences"]
         scheduler.max_num_batched_tokens = card["max_batched_tokens"]
         scheduler.enable_prefix_caching = True
+        self.most: int = card["max_sequences"]
+        self.prefixes = PrefixBook(cached_blocks(folder, card["kv_cache_gigabytes"]))
         self.context: int = card["context_tokens"]
         self.limit: int = card["max_waiting"]
         self.stream_interval: int = card["stream_interval"]
@@ -150,13 +205,21 @@ class Engine:
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self.running: dict[int, _Running] = {}
-        self.cancelled = 0
-        self.saved_tokens = 0
+        self.counted: Counter[str] = Counter()
         self.on_step: Callable[[Engine], None] = lambda engine: None
         self._next_id = 0
         self._drain_until = 0.0
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def slots(self) -> int:
+        """Requests that hold a slot."""
+        return min(len(self.running), self.most)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.running) - self.slots + self.inbox.qsize()
 
     def submit(self, generation: Generation) -> None:
         self.inbox.put(generation)
@@ -215,7 +278,9 @@ class Engine:
         except Exception as failure:  # a bad request ends alone
             generation.on_piece(generation, Piece("", 0, error=str(failure)))
             return
-        self.running[self._next_id] = _Running(self._next_id, generation, handle, self.tokenizer)
+        self.counted["prefix_cache_queried_tokens_total"] += len(ids)
+        self.counted["prefix_cache_hit_tokens_total"] += self.prefixes.hits(ids)
+        self.running[self._next_id] = _Running(self._next_id, generation, handle, self.tokenizer, ids)
         self._next_id += 1
 
     def _drop_cancelled(self) -> None:
@@ -224,9 +289,9 @@ class Engine:
             if generation.is_cancelled():
                 running.handle.cancel()
                 del self.running[key]
-                self.cancelled += 1
+                self.counted["cancelled_requests_total"] += 1
                 asked = int(generation.parameters.get("max_tokens") or self.context)
-                self.saved_tokens += max(
+                self.counted["saved_tokens_total"] += max(
                     0, min(asked, self.context - generation.input_tokens) - generation.output_tokens
                 )
                 generation.on_piece(generation, Piece("", 0, "cancelled"))
@@ -267,8 +332,13 @@ class Engine:
                 self._fail_all(f"engine step: {failure}")
                 time.sleep(0.01)
             interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
-            for key in [key for key, running in self.running.items() if running.advance(interval)]:
-                del self.running[key]
+            for key, running in list(self.running.items()):
+                unwritten = not running.generation.output_tokens
+                over = running.advance(interval)
+                if over or (unwritten and running.generation.output_tokens):
+                    self.prefixes.add(running.ids)
+                if over:
+                    del self.running[key]
             self.on_step(self)
         self._fail_all("the model is being unloaded")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,19 @@ class Seq2SeqEngine:
         self.end_ids: list[int] = card["end_token_ids"]
         self.inbox: queue.Queue[Generation | None] = queue.Queue(card["max_waiting"])
         self.running: dict[int, Generation] = {}
-        self.cancelled = self.saved_tokens = 0
+        self.counted: Counter[str] = Counter()
         self.cache_usage = 0.0  # it keeps no paged cache
         self.on_step: Callable[[Any], None] = lambda engine: None
         self._thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="seq2seq", daemon=True)
         self._thread.start()
+
+    @property
+    def slots(self) -> int:
+        return len(self.running)
+
+    @property
+    def waiting(self) -> int:
+        return self.inbox.qsize()
 
     def submit(self, generation: Generation) -> None:
         try:
@@ -133,8 +142,8 @@ class Seq2SeqEngine:
             )  # fmt: skip
             reason = writer.reason
         if reason == "cancelled":
-            self.cancelled += 1
-            self.saved_tokens += max(0, asked - generation.output_tokens)
+            self.counted["cancelled_requests_total"] += 1
+            self.counted["saved_tokens_total"] += max(0, asked - generation.output_tokens)
 
     def _work(self, generation: Generation) -> None:
         self.running[0] = generation

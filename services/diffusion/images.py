@@ -14,8 +14,8 @@ import numpy as np
 from genmesh.v1 import diffusion_pb2 as pb
 from PIL import Image
 
-from services.diffusion.metrics import Metrics
 from services.runtime.errors import invalid
+from services.runtime.metrics import Diffusion
 from services.runtime.models import Card
 from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
@@ -113,13 +113,13 @@ def to_png(pixels: np.ndarray, seed: int) -> pb.Image:
 
 
 class Painter:
-    def __init__(self, triton: Triton, metrics: Metrics) -> None:
+    def __init__(self, triton: Triton, metrics: Diffusion) -> None:
         self.triton, self.metrics = triton, metrics
 
     async def upscale(self, card: Card, pixels: np.ndarray, timeout: float | None) -> np.ndarray:
         """Twice the width and height, uint8."""
         answer = await self.triton.infer(card, {"image": np.ascontiguousarray(pixels)}, timeout)
-        self.metrics.upscaled.inc()
+        self.metrics.upscaled.labels(card.name).inc()
         larger: np.ndarray = answer.as_numpy("image")
         return larger
 
@@ -144,14 +144,14 @@ class Painter:
                     if not finished:
                         done = int(result.as_numpy("step")[0])
                         now = time.monotonic()
-                        self.metrics.steps.inc()
+                        self.metrics.steps.labels(card.name).inc()
                         if last is not None:
-                            self.metrics.step_duration.observe(now - last)
+                            self.metrics.step_duration.labels(card.name).observe(now - last)
                         last = now
                     yield Progress(done, pixels, finished)
-            self.metrics.images.inc()
+            self.metrics.images.labels(card.name).inc()
         except (asyncio.CancelledError, GeneratorExit):
             if not finished:
-                self.metrics.cancelled.inc()
-                self.metrics.saved_steps.inc(wanted.steps - done)
+                self.metrics.cancelled.labels(card.name).inc()
+                self.metrics.saved_steps.labels(card.name).inc(wanted.steps - done)
             raise

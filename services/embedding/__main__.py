@@ -6,12 +6,12 @@ import asyncio
 
 from genmesh.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
 
-from services.embedding.metrics import Metrics
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import Settings
 from services.embedding.vectors import Vectors
 from services.runtime import logs, server
 from services.runtime.cache import Cache
+from services.runtime.metrics import Embedding, Models
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
 from services.runtime.triton import Triton
@@ -21,10 +21,12 @@ async def main() -> None:
     settings = load(Settings)
     logs.configure("embedding", settings.log_level)
     registry = server.registry()
-    metrics = Metrics(registry)
-    triton = Triton(settings.triton_url)
+    catalogue = Catalogue(settings.models_dir)
+    names = catalogue.names("embed", "rerank")
+    metrics = Embedding("embedding", registry, model=names)
+    triton = Triton(settings.triton_url, Models("embedding", registry, model=names))
     cache = Cache("embedding", "embedding", settings, registry)
-    servicer = EmbeddingServicer(Catalogue(settings.models_dir), Vectors(triton, cache, metrics), metrics)
+    servicer = EmbeddingServicer(catalogue, Vectors(triton, cache, metrics), metrics)
     part = server.Part("genmesh.v1.EmbeddingService", lambda s: add_EmbeddingServiceServicer_to_server(servicer, s))
 
     async def close() -> None:

@@ -10,8 +10,8 @@ from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import embedding_pb2 as pb
 from genmesh.v1 import embedding_pb2_grpc as pb_grpc
 
-from services.embedding.metrics import Metrics
 from services.embedding.vectors import Vectors
+from services.runtime.metrics import Embedding
 from services.runtime.models import Catalogue
 from services.runtime.outcome import cache_info
 from services.runtime.validation import Fields
@@ -32,7 +32,7 @@ def input_fault(text: str) -> pb.InputError | None:
 
 
 class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
-    def __init__(self, catalogue: Catalogue, vectors: Vectors, metrics: Metrics) -> None:
+    def __init__(self, catalogue: Catalogue, vectors: Vectors, metrics: Embedding) -> None:
         self.catalogue, self.vectors, self.metrics = catalogue, vectors, metrics
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
@@ -70,9 +70,9 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
                     read += 0 if item.cached else min(item.tokens, card.context_tokens)
             if fault is not None:
                 response.results.add().error.CopyFrom(fault)
-                self.metrics.input_failed.inc()
+                self.metrics.inputs.labels("error").inc()
             else:
-                self.metrics.input_ok.inc()
+                self.metrics.inputs.labels("ok").inc()
         hits = sum(item.cached for item in embedded)
         response.cache.CopyFrom(cache_info(hits=hits, misses=len(embedded) - hits, answered=answered))
         response.usage.CopyFrom(common.Usage(input_tokens=read))

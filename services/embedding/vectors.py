@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.embedding.metrics import Metrics
+from services.runtime import identity
 from services.runtime.cache import Cache
+from services.runtime.metrics import Embedding, Tenants
 from services.runtime.models import Card
 from services.runtime.triton import Triton, text_column
 
@@ -27,8 +28,8 @@ class Embedded:
 
 
 class Vectors:
-    def __init__(self, triton: Triton, cache: Cache, metrics: Metrics) -> None:
-        self.triton, self.cache, self.metrics = triton, cache, metrics
+    def __init__(self, triton: Triton, cache: Cache, metrics: Embedding) -> None:
+        self.triton, self.cache, self.metrics, self.tenants = triton, cache, metrics, Tenants()
 
     async def embed(self, card: Card, texts: Sequence[str], timeout: float | None) -> tuple[list[Embedded], bool]:
         """One result a text, and whether the cache answered."""
@@ -53,18 +54,20 @@ class Vectors:
         answers = await asyncio.gather(
             *(self.triton.infer(card, {"text": text_column(part)}, timeout) for part in parts)
         )
-        entries = []
+        entries, read = [], 0
         for part, answer in zip(parts, answers, strict=True):
-            self.metrics.batch.observe(len(part))
+            self.metrics.batch.labels(card.name).observe(len(part))
             vectors = np.asarray(answer.as_numpy("embedding"), dtype="<f4")
             for vector, tokens in zip(vectors, answer.as_numpy("token_count").reshape(-1), strict=True):
                 entries.append(int(tokens).to_bytes(4, "little") + vector.tobytes())
-                self.metrics.tokens.inc(min(int(tokens), card.context_tokens))
+                read += min(int(tokens), card.context_tokens)
+        self.metrics.tokens.labels(card.name).inc(read)
+        self.metrics.tenant_tokens.labels(self.tenants.label(identity.current().tenant)).inc(read)
         return entries
 
     async def rerank(self, card: Card, query: str, passages: Sequence[str], timeout: float | None) -> np.ndarray:
         """The score of each passage, float32."""
-        self.metrics.reranked.inc(len(passages))
+        self.metrics.reranked.labels(card.name).inc(len(passages))
         answer = await self.triton.infer(
             card, {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))}, timeout
         )

@@ -12,14 +12,13 @@ import genmesh.v1.rag_pb2
 import genmesh.v1.tokenization_pb2
 import genmesh.v1.vector_search_pb2  # noqa: F401
 import grpc
-from google.protobuf import descriptor_pool
 
 from services.gateway.forward import Forwarder
 from services.gateway.keys import Keys
-from services.gateway.metrics import Metrics
 from services.gateway.settings import Settings
 from services.runtime import channels, logs, server
 from services.runtime.health import Health, channel_probe
+from services.runtime.metrics import Gateway
 from services.runtime.settings import load
 
 
@@ -42,11 +41,10 @@ async def main() -> None:
         "genmesh.v1.DiffusionService": to["diffusion"],
         "genmesh.v1.RagService": to["rag"],
     }
-    pool = descriptor_pool.Default()
-    methods = [method.name for name in routes for method in pool.FindServiceByName(name).methods]
-    metrics = Metrics([*methods, "unknown"], registry)
+    counted = server.server_metrics("gateway", list(routes), registry, "unknown")
+    metrics = Gateway("gateway", registry, upstream=routes, tenant=keys.tenants)
     gateway = grpc.aio.server(options=server.options(settings))
-    gateway.add_generic_rpc_handlers((Forwarder(settings, routes, keys, metrics),))
+    gateway.add_generic_rpc_handlers((Forwarder(settings, routes, keys, counted, metrics),))
     probes = {name: channel_probe(channel, name) for name, channel in routes.items()}
     health = Health(list(routes), probes, each=True)
     try:

@@ -17,10 +17,9 @@ import grpc
 from google.protobuf import descriptor_pool
 
 from services.gateway.keys import Keys
-from services.gateway.metrics import Metrics
 from services.gateway.settings import Settings
 from services.runtime import identity
-from services.runtime.calls import Calls, check_size
+from services.runtime.calls import Call, Calls, check_size
 from services.runtime.errors import (
     DeadlineExceeded,
     GenmeshError,
@@ -31,6 +30,7 @@ from services.runtime.errors import (
     clipped,
     trailing,
 )
+from services.runtime.metrics import Gateway, Server, Tenants
 
 log = logging.getLogger(__name__)
 CONTENT = b"\x0a"  # field 1, length-delimited
@@ -42,11 +42,12 @@ Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(
-        self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, metrics: Metrics
+        self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, server: Server, metrics: Gateway
     ) -> None:
         self.settings, self.channels, self.keys, self.metrics = settings, channels, keys, metrics
         self.secret = settings.identity_secret.get_secret_value().encode()
-        self.calls = Calls(settings, metrics)
+        self.calls = Calls(settings, server)
+        self.tenants = Tenants()
         self._handlers: dict[str, grpc.RpcMethodHandler | None] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -74,7 +75,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     # One call
 
-    def _inward(self, context: Any) -> identity.Metadata:
+    def _inward(self, call: Call, context: Any) -> identity.Metadata:
         """The metadata that travels inward: the caller's own, less what is this hop's, and who calls."""
         given = tuple((key, value) for key, value in context.invocation_metadata() or ())
         try:
@@ -82,6 +83,8 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         except Unauthenticated as failure:
             self.metrics.unauthenticated.labels(failure.reason).inc()
             raise
+        label = self.tenants.label(tenant)
+        call.on_end(lambda: self.metrics.tenant_requests.labels(label, call.code.name).inc())
         kept = (
             (key, value)
             for key, value in given
@@ -100,7 +103,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             with self.calls.begin(name) as call:
                 try:
                     timeout = call.admit(context)
-                    running = inner(self._checked(request), timeout=timeout, metadata=self._inward(context))
+                    running = inner(self._checked(request), timeout=timeout, metadata=self._inward(call, context))
                     response: bytes = await running
                     await self._pass_metadata(running, context)
                     return response
@@ -127,11 +130,11 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                         running.cancel()
                         return
 
-            with self.calls.begin(name) as call:
+            with self.calls.begin(name, streams=True) as call:
                 try:
                     timeout = call.admit(context)
                     body = self._checked(request) if isinstance(request, bytes) else checked(request)
-                    running = inner(body, timeout=timeout, metadata=self._inward(context))
+                    running = inner(body, timeout=timeout, metadata=self._inward(call, context))
                     # As soon as the service sends it: only the first content itself is on TTFT's path.
                     await context.send_initial_metadata(await running.initial_metadata())
                     async for message in running:

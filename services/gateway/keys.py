@@ -53,6 +53,11 @@ class Keys:
             raise SystemExit(f"GENMESH_API_KEYS_FILE: {path}: {failure}") from None
         self._next_look = time.monotonic() + LOOK_AGAIN_SECONDS
 
+    @property
+    def tenants(self) -> list[str]:
+        """All tenants with a key, by name."""
+        return sorted(set(self._tenants.values()))
+
     def _refresh(self) -> None:
         if time.monotonic() < self._next_look:
             return

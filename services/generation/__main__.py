@@ -7,12 +7,12 @@ import asyncio
 from genmesh.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from genmesh.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 
-from services.generation.metrics import Metrics
 from services.generation.models_servicer import ModelServicer
 from services.generation.servicer import GenerationServicer
 from services.generation.settings import Settings
 from services.generation.text import Generator
 from services.runtime import logs, server
+from services.runtime.metrics import Generation, Models
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
 from services.runtime.triton import Triton
@@ -22,9 +22,10 @@ async def main() -> None:
     settings = load(Settings)
     logs.configure("generation", settings.log_level)
     registry = server.registry()
-    triton = Triton(settings.triton_url)
     catalogue = Catalogue(settings.models_dir)
-    generation = GenerationServicer(catalogue, Generator(triton, Metrics(registry)))
+    names = catalogue.names("generate")
+    triton = Triton(settings.triton_url, Models("generation", registry, model=names))
+    generation = GenerationServicer(catalogue, Generator(triton, Generation("generation", registry, model=names)))
     models = ModelServicer(catalogue, triton)
     parts = [
         server.Part("genmesh.v1.GenerationService", lambda s: add_GenerationServiceServicer_to_server(generation, s)),

@@ -14,7 +14,8 @@ import numpy as np
 from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import generation_pb2 as pb
 
-from services.generation.metrics import Metrics
+from services.runtime import identity
+from services.runtime.metrics import Generation, Tenants
 from services.runtime.models import Card
 from services.runtime.outcome import Stopwatch
 from services.runtime.triton import Triton, scalar
@@ -74,8 +75,8 @@ class Piece:
 
 
 class Generator:
-    def __init__(self, triton: Triton, metrics: Metrics) -> None:
-        self.triton, self.metrics = triton, metrics
+    def __init__(self, triton: Triton, metrics: Generation) -> None:
+        self.triton, self.metrics, self.tenants = triton, metrics, Tenants()
 
     async def stream(
         self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int
@@ -91,7 +92,9 @@ class Generator:
         }
         watch = Stopwatch()
         written, finish, first = 0, "", None
-        self.metrics.input_tokens.inc(prompt_tokens)
+        metrics, model, tenant = self.metrics, card.name, self.tenants.label(identity.current().tenant)
+        metrics.input_tokens.labels(model).inc(prompt_tokens)
+        metrics.tenant_tokens.labels(tenant, "input").inc(prompt_tokens)
         try:
             async with aclosing(self.triton.stream(card, tensors)) as results:
                 async for result in results:
@@ -102,19 +105,20 @@ class Generator:
                     written += tokens
                     if tokens and first is None:
                         first = time.monotonic()
-                        self.metrics.model_ttft.observe(watch.stage("prefill"))
+                        metrics.model_ttft.labels(model).observe(watch.stage("prefill"))
                     if text:
                         watch.content()
                         yield Piece(text)
         except (asyncio.CancelledError, GeneratorExit):
             if not finish:
-                self.metrics.cancelled.inc()
-                self.metrics.saved_tokens.inc(max(0, sampling["max_tokens"] - written))
+                metrics.cancelled.labels(model).inc()
+                metrics.saved_tokens.labels(model).inc(max(0, sampling["max_tokens"] - written))
             raise
         finally:
-            self.metrics.output_tokens.inc(written)
+            metrics.output_tokens.labels(model).inc(written)
+            metrics.tenant_tokens.labels(tenant, "output").inc(written)
         if first is not None and written > 1:
-            self.metrics.per_output_token.observe((time.monotonic() - first) / (written - 1))
+            metrics.per_output_token.labels(model).observe((time.monotonic() - first) / (written - 1))
         watch.stage("decode")
         yield Piece(
             "", FINISH.get(finish, common.FINISH_REASON_STOP),

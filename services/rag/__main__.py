@@ -7,13 +7,13 @@ import asyncio
 from genmesh.v1.rag_pb2_grpc import add_RagServiceServicer_to_server
 
 from services.rag.ingest import Ingester
-from services.rag.metrics import Metrics
 from services.rag.pipeline import Pipeline
 from services.rag.retrieval import Retriever
 from services.rag.servicer import RagServicer
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
 from services.runtime import logs, server
+from services.runtime.metrics import Rag
 from services.runtime.settings import load
 
 
@@ -21,7 +21,7 @@ async def main() -> None:
     settings = load(Settings)
     logs.configure("rag", settings.log_level)
     registry = server.registry()
-    metrics, upstream = Metrics(registry), Upstream(settings)
+    metrics, upstream = Rag("rag", registry), Upstream(settings)
     retriever = Retriever(upstream, metrics, settings.candidates)
     servicer = RagServicer(
         Pipeline(upstream, retriever, metrics, settings),

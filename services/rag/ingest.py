@@ -17,10 +17,10 @@ from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
 from services.rag.documents import Section, context_line, is_markdown, sections, title_of
-from services.rag.metrics import Metrics
 from services.rag.upstream import Upstream
 from services.runtime.channels import onward
 from services.runtime.errors import AlreadyExists, GenmeshError, NotFound, calling
+from services.runtime.metrics import Rag
 
 MOST_CHARACTERS = 5_000_000
 CHUNK_CHARACTERS = 1_000_000
@@ -53,7 +53,7 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
 
 
 class Ingester:
-    def __init__(self, upstream: Upstream, metrics: Metrics, passage_tokens: int) -> None:
+    def __init__(self, upstream: Upstream, metrics: Rag, passage_tokens: int) -> None:
         self.upstream, self.metrics, self.passage_tokens = upstream, metrics, passage_tokens
 
     async def ingest(

@@ -10,13 +10,13 @@ from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, tokenization_p
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag import grounding, prompt
-from services.rag.metrics import Metrics
 from services.rag.retrieval import Retriever, context_of
 from services.rag.sentences import split_sentences
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
 from services.runtime.channels import onward
 from services.runtime.errors import calling
+from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 CITATION_OR_ITS_BEGINNING = re.compile(r"(?:\[\d{0,3}\]?\s*)+")
@@ -31,7 +31,7 @@ LABELS = {
 
 
 class Pipeline:
-    def __init__(self, upstream: Upstream, retriever: Retriever, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, upstream: Upstream, retriever: Retriever, metrics: Rag, settings: Settings) -> None:
         self.upstream, self.retriever, self.metrics, self.settings = upstream, retriever, metrics, settings
 
     async def answer(self, request: pb.AnswerRequest, top: int, context: Any) -> AsyncGenerator[Event, None]:
@@ -67,6 +67,7 @@ class Pipeline:
                 watch.content()
                 yield Event(text=pb.AnswerText(text=lead + grounded.text, grounding=kind))
                 yield Event(citation=self._citation(grounded, passages, kind))
+                self.metrics.citations.inc()
                 groundings.append(kind)
             self.metrics.stage.labels("generate").observe(watch.stage("generate"))
         if not groundings:

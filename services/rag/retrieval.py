@@ -9,10 +9,10 @@ from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
 from services.rag.documents import context_line
-from services.rag.metrics import Metrics
 from services.rag.upstream import Upstream
 from services.runtime.channels import onward
 from services.runtime.errors import Internal, calling
+from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 DEFAULT_COLLECTION = "default"
@@ -36,7 +36,7 @@ def context_of(passage: pb.Passage) -> str:
 
 
 class Retriever:
-    def __init__(self, upstream: Upstream, metrics: Metrics, candidates: int) -> None:
+    def __init__(self, upstream: Upstream, metrics: Rag, candidates: int) -> None:
         self.upstream, self.metrics, self.candidates = upstream, metrics, candidates
 
     def _done(self, watch: Stopwatch, stage: str) -> None:

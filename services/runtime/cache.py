@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import redis.asyncio as redis
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.runtime import identity
+from services.runtime.metrics import Caches
 from services.runtime.settings import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -99,16 +100,10 @@ class Cache:
             if settings.redis_url
             else LocalStore(settings.cache_local_entries, settings.cache_ttl_seconds)
         )
-        lookups = Counter(
-            f"genmesh_{service}_cache_lookups",
-            "Entries asked for, by outcome.",
-            ["cache", "outcome"],
-            registry=registry,
-        )
-        self._hits, self._misses = lookups.labels(kind, "hit"), lookups.labels(kind, "miss")
-        self._failures = Counter(
-            f"genmesh_{service}_cache_failures", "Times the cache did not answer.", ["cache"], registry=registry
-        ).labels(kind)
+        metrics = Caches(service, registry, cache=[kind])
+        self._hits, self._misses = metrics.lookups.labels(kind, "hit"), metrics.lookups.labels(kind, "miss")
+        self._failures, self._duration = metrics.failures.labels(kind), metrics.duration.labels(kind)
+        self._joined = metrics.joined.labels(kind)
         self._resting_until = 0.0
         self._flights: dict[str, asyncio.Future[bytes]] = {}
         self._writes: set[asyncio.Task[None]] = set()
@@ -126,7 +121,8 @@ class Cache:
             self._misses.inc(len(keys))
             return nothing, False
         try:
-            found = await self.store.get(keys)
+            with self._duration.time():
+                found = await self.store.get(keys)
         except (RedisError, OSError, TimeoutError) as failure:
             self._failed(failure)
             self._misses.inc(len(keys))
@@ -168,6 +164,7 @@ class Cache:
                     mine[key] = position
                     self._flights[key] = loop.create_future()
                 awaited[key] = self._flights[key]
+        self._joined.inc(len(awaited) - len(mine))
         try:
             if mine:
                 values = await work(list(mine.values()))

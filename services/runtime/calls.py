@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import grpc
 
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted
-from services.runtime.metrics import ServerMetrics
+from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
+
+# How a stream ended, by its status; everything else is an error.
+ENDS = {
+    grpc.StatusCode.OK: "completed",
+    grpc.StatusCode.CANCELLED: "cancelled",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
+}
 
 
 def check_size(data: bytes, limit: int) -> None:
@@ -24,21 +32,24 @@ def check_size(data: bytes, limit: int) -> None:
 class Calls:
     """The calls of one server that run now."""
 
-    def __init__(self, settings: ServiceSettings, metrics: ServerMetrics) -> None:
+    def __init__(self, settings: ServiceSettings, metrics: Server) -> None:
         self.settings, self.metrics = settings, metrics
         self.running = 0
+        metrics.most.set(settings.max_concurrent_calls)
 
-    def begin(self, method: str) -> Call:
-        return Call(self, method)
+    def begin(self, method: str, *, streams: bool = False) -> Call:
+        """``streams``: the method answers with a stream."""
+        return Call(self, method, streams)
 
 
 class Call:
     """One call, from its arrival to its end; leave the ``with`` and its books are closed."""
 
-    def __init__(self, calls: Calls, method: str) -> None:
-        self._calls, self._metrics, self._method = calls, calls.metrics, method
+    def __init__(self, calls: Calls, method: str, streams: bool) -> None:
+        self._calls, self._metrics, self._method, self._streams = calls, calls.metrics, method, streams
         self._begun = time.monotonic()
         self._last: float | None = None
+        self._then: list[Callable[[], object]] = []
         self.code = grpc.StatusCode.OK
 
     def __enter__(self) -> Call:
@@ -50,7 +61,15 @@ class Call:
         self._calls.running -= 1
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(self._method, self.code.name).inc()
+        if self._streams:
+            self._metrics.streams.labels(self._method, ENDS.get(self.code, "error")).inc()
         self._metrics.duration.labels(self._method).observe(time.monotonic() - self._begun)
+        for then in self._then:
+            then()
+
+    def on_end(self, then: Callable[[], object]) -> None:
+        """Call ``then`` once the call is over and its code is known."""
+        self._then.append(then)
 
     def admit(self, context: Any) -> float:
         """The seconds that the call may take; DEADLINE_ALREADY_PASSED or OVERLOADED where it may not run."""
@@ -59,9 +78,10 @@ class Call:
         if remaining is None:
             remaining = settings.default_deadline_seconds
         if remaining <= 0:
+            self._metrics.refused.labels("DEADLINE_ALREADY_PASSED").inc()
             raise DeadlineExceeded("the deadline had passed when the call arrived", reason="DEADLINE_ALREADY_PASSED")
         if self._calls.running > settings.max_concurrent_calls:
-            self._metrics.refused.inc()
+            self._metrics.refused.labels("OVERLOADED").inc()
             text = f"{settings.max_concurrent_calls} calls run already"
             raise ResourceExhausted(text, reason="OVERLOADED", retry_after_seconds=0.5)
         return float(remaining)

@@ -164,6 +164,10 @@ class Catalogue:
             self._look()
         return {card.name: card for card in self._cards.values()}
 
+    def names(self, *tasks: str) -> list[str]:
+        """The models that there are for these tasks."""
+        return [card.name for card in self.cards.values() if card.task in tasks]
+
     def _look(self) -> None:
         there = set()
         for path in sorted(self.folder.glob("*/model.json")):

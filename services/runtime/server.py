@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from services.runtime.health import Health, Probe
 from services.runtime.interceptors.boundary import Boundary
-from services.runtime.metrics import ServerMetrics
+from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,14 @@ def options(settings: ServiceSettings) -> list[tuple[str, Any]]:
         ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
+
+
+def server_metrics(service: str, names: Sequence[str], registry: CollectorRegistry, *more: str) -> Server:
+    """The metrics of a server of these proto services; ``more`` are methods that no proto names."""
+    pool = descriptor_pool.Default()
+    methods = [method for name in names for method in pool.FindServiceByName(name).methods]
+    streams = [method.name for method in methods if method.server_streaming]
+    return Server(service, registry, method=[*(m.name for m in methods), *more], stream=[*streams, *more])
 
 
 async def run(
@@ -96,10 +104,9 @@ async def serve(
     close: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve the parts. ``probes`` are what must answer before any of them is SERVING, by name."""
-    pool = descriptor_pool.Default()
-    methods = [m.name for part in parts for m in pool.FindServiceByName(part.name).methods]
     server = grpc.aio.server(
-        interceptors=[Boundary(settings, ServerMetrics(service, methods, metrics))], options=options(settings)
+        interceptors=[Boundary(settings, server_metrics(service, [part.name for part in parts], metrics))],
+        options=options(settings),
     )
     for part in parts:
         part.add(server)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -11,6 +14,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
+from services.runtime.metrics import Models
 from services.runtime.models import Card
 
 
@@ -46,20 +50,34 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
 class Triton:
     """One client a process; its channel is shared by all calls."""
 
-    def __init__(self, url: str) -> None:
-        self._client = triton.InferenceServerClient(url)
+    def __init__(self, url: str, metrics: Models) -> None:
+        self._client, self.metrics = triton.InferenceServerClient(url), metrics
 
     async def close(self) -> None:
         await self._client.close()
 
+    @contextmanager
+    def _measured(self, model: str) -> Iterator[None]:
+        begun, outcome = time.monotonic(), "error"
+        try:
+            yield
+            outcome = "ok"
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "cancelled"
+            raise
+        finally:
+            self.metrics.duration.labels(model).observe(time.monotonic() - begun)
+            self.metrics.requests.labels(model, outcome).inc()
+
     async def infer(self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None) -> triton.InferResult:
         """One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
-        try:
-            return await self._client.infer(
-                card.name, _inputs(tensors), model_version=card.version, client_timeout=timeout
-            )
-        except InferenceServerException as failure:
-            raise _error(card.name, failure) from None
+        with self._measured(card.name):
+            try:
+                return await self._client.infer(
+                    card.name, _inputs(tensors), model_version=card.version, client_timeout=timeout
+                )
+            except InferenceServerException as failure:
+                raise _error(card.name, failure) from None
 
     async def stream(self, card: Card, tensors: Mapping[str, np.ndarray]) -> AsyncGenerator[triton.InferResult, None]:
         """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
@@ -74,30 +92,31 @@ class Triton:
         async def one() -> AsyncGenerator[dict[str, Any], None]:
             yield request
 
-        responses = self._client.stream_infer(one())
-        over, broken = False, None
-        try:
-            # To the end of the call, also past the last response: Triton never unloads the model of a call that is
-            # cancelled between the two.
-            async for result, failure in responses:
-                broken = broken or failure
-                if failure is None:
-                    response = result.get_response()
-                    if response.outputs:
-                        yield result
-                    over = over or response.parameters["triton_final_response"].bool_param
-            if broken is not None:
-                raise _error(model, broken)
-            if not over:
-                raise Unavailable(
-                    f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
-                )
-        except InferenceServerException as failure:
-            raise _error(model, failure) from None
-        except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through
-            raise _error(model, InferenceServerException(failure.details(), str(failure.code()))) from None
-        finally:
-            responses.cancel()
+        with self._measured(model):
+            responses = self._client.stream_infer(one())
+            over, broken = False, None
+            try:
+                # To the end of the call, also past the last response: Triton never unloads the model of a call that is
+                # cancelled between the two.
+                async for result, failure in responses:
+                    broken = broken or failure
+                    if failure is None:
+                        response = result.get_response()
+                        if response.outputs:
+                            yield result
+                        over = over or response.parameters["triton_final_response"].bool_param
+                if broken is not None:
+                    raise _error(model, broken)
+                if not over:
+                    raise Unavailable(
+                        f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
+                    )
+            except InferenceServerException as failure:
+                raise _error(model, failure) from None
+            except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through
+                raise _error(model, InferenceServerException(failure.details(), str(failure.code()))) from None
+            finally:
+                responses.cancel()
 
     async def ready(self, model: str) -> None:
         """Raise unless the model answers requests."""

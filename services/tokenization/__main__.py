@@ -8,9 +8,9 @@ from genmesh.v1.tokenization_pb2_grpc import add_TokenizationServiceServicer_to_
 
 from services.runtime import logs, server
 from services.runtime.cache import Cache
+from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
-from services.tokenization.metrics import Metrics
 from services.tokenization.servicer import TokenizationServicer
 from services.tokenization.settings import Settings
 
@@ -20,7 +20,7 @@ async def main() -> None:
     logs.configure("tokenization", settings.log_level)
     metrics = server.registry()
     cache = Cache("tokenization", "count", settings, metrics)
-    servicer = TokenizationServicer(Catalogue(settings.models_dir), cache, Metrics(metrics))
+    servicer = TokenizationServicer(Catalogue(settings.models_dir), cache, Tokenization("tokenization", metrics))
     for card in servicer.catalogue.cards.values():
         if card.has_tokenizer:
             card.tokenizer.encode("warm up")

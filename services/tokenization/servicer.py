@@ -11,11 +11,11 @@ from genmesh.v1 import tokenization_pb2_grpc as pb_grpc
 from services.runtime.cache import Cache
 from services.runtime.chat import check_messages, plain
 from services.runtime.errors import InvalidArgument, Violation
+from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
 from services.runtime.outcome import cache_info
 from services.runtime.validation import Fields
 from services.tokenization import tokens
-from services.tokenization.metrics import Metrics
 
 TEXTS, CHARACTERS = 1024, 1_000_000
 
@@ -27,7 +27,7 @@ def check_texts(fields: Fields, texts: Any) -> None:
 
 
 class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
-    def __init__(self, catalogue: Catalogue, cache: Cache, metrics: Metrics) -> None:
+    def __init__(self, catalogue: Catalogue, cache: Cache, metrics: Tokenization) -> None:
         self.catalogue, self.cache, self.metrics = catalogue, cache, metrics
 
     async def Encode(self, request: pb.EncodeRequest, context: Any) -> pb.EncodeResponse:

@@ -8,8 +8,8 @@ import logging
 from genmesh.v1.vector_search_pb2_grpc import add_VectorSearchServiceServicer_to_server
 
 from services.runtime import logs, server
+from services.runtime.metrics import VectorSearch
 from services.runtime.settings import load
-from services.vector_search.metrics import Metrics
 from services.vector_search.servicer import VectorSearchServicer
 from services.vector_search.settings import Settings
 from services.vector_search.store import Store
@@ -20,7 +20,12 @@ async def main() -> None:
     logs.configure("vector_search", settings.log_level)
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its tracebacks repeat what the store logs
     registry = server.registry()
-    store = Store(settings.milvus_url, settings.milvus_token, Metrics(registry), settings.flush_after_seconds)
+    store = Store(
+        settings.milvus_url,
+        settings.milvus_token,
+        VectorSearch("vector_search", registry),
+        settings.flush_after_seconds,
+    )
     servicer = VectorSearchServicer(store)
     part = server.Part(
         "genmesh.v1.VectorSearchService", lambda s: add_VectorSearchServiceServicer_to_server(servicer, s)

@@ -22,7 +22,7 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable
-from services.vector_search.metrics import Metrics
+from services.runtime.metrics import VectorSearch
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class CollectionInfo:
 class Store:
     """All of Milvus that the service uses."""
 
-    def __init__(self, url: str, token: str, metrics: Metrics, flush_after: float) -> None:
+    def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float) -> None:
         self.url, self.token, self.metrics, self.flush_after = url, token, metrics, flush_after
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._client: MilvusClient | None = None
@@ -247,6 +247,7 @@ class Store:
         self, tenant: str, name: str, vectors: list[list[float]], expression: str, limit: int, *, include_vectors: bool
     ) -> list[list[dict[str, Any]]]:
         physical = self.physical(tenant, name)
+        self.metrics.queries.inc(len(vectors))
         fields = ["id", "text", "metadata", *(["vector"] if include_vectors else [])]
         found = await self._call(
             "search", physical,

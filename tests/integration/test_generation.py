@@ -118,11 +118,12 @@ def test_a_client_that_leaves_frees_its_slot(running, client: Client) -> None:
     assert running_requests(running) == 1
     stream.cancel()
     until(lambda: running_requests(running) == 0)
-    until(lambda: scrape(running.cluster.ports["metrics_generation"])["genmesh_generation_cancelled_total", ""]
-          == before["genmesh_generation_cancelled_total", ""] + 1)  # fmt: skip
+    until(lambda: scrape(running.cluster.ports["metrics_generation"])["genmesh_generation_cancelled_total", 'model="generator"']
+          == before["genmesh_generation_cancelled_total", 'model="generator"'] + 1)  # fmt: skip
     after = scrape(running.cluster.ports["metrics_generation"])
     assert (
-        after["genmesh_generation_saved_tokens_total", ""] > before["genmesh_generation_saved_tokens_total", ""] + 1000
+        after["genmesh_generation_saved_tokens_total", 'model="generator"']
+        > before["genmesh_generation_saved_tokens_total", 'model="generator"'] + 1000
     )
 
 

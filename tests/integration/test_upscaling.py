@@ -105,7 +105,7 @@ def test_an_unknown_model_is_not_found(client: Client) -> None:
 
 def test_an_image_is_drawn_and_doubled_in_one_call(client: Client, running: Running) -> None:
     port = running.cluster.ports["metrics_diffusion"]
-    before = scrape(port)["genmesh_diffusion_upscaled_images_total", ""]
+    before = scrape(port)["genmesh_diffusion_upscaled_images_total", 'model="upscaler"']
     small = client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 4, "seed": 3})
     large = client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 4, "seed": 3, "upscale": True})
     assert (large.image.width, large.image.height) == (2 * small.image.width, 2 * small.image.height)
@@ -113,7 +113,7 @@ def test_an_image_is_drawn_and_doubled_in_one_call(client: Client, running: Runn
     assert [stage.stage for stage in large.timings.stages] == ["draw", "upscale"]
     again = client.diffusion.UpscaleImage({"image": small.image.data})
     assert again.image.data == large.image.data
-    assert scrape(port)["genmesh_diffusion_upscaled_images_total", ""] == before + 2
+    assert scrape(port)["genmesh_diffusion_upscaled_images_total", 'model="upscaler"'] == before + 2
 
 
 def test_a_picture_too_large_for_the_upscaler_is_refused_before_it_is_drawn(client: Client) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from adapters import Engines
 from engine import Generation, Piece, logprobs_json
+from measured import Measured
 from tensors import error, model_card, value
 
 # How long a model that is unloaded goes on with the requests that it has.
@@ -25,33 +26,18 @@ class TritonPythonModel:
         folder, card = model_card(args)
         self.engines = Engines(folder, card, folder.parents[1] / "adapters")
         self.engines.on_step = self._measure
-        gauge, counter = pb_utils.MetricFamily.GAUGE, pb_utils.MetricFamily.COUNTER
-        self._metrics = {}
-        self._families = []  # a family must outlive its metrics
-        for name, kind, description in (
-            ("running_requests", gauge, "Requests that hold a slot"),
-            ("loaded_adapters", gauge, "LoRA adapters that an engine is held for"),
-            ("kv_cache_usage_ratio", gauge, "Share of the KV cache in use, 0 to 1"),
-            ("cancelled_requests_total", counter, "Requests dropped because their client went away"),
-            ("saved_tokens_total", counter, "Tokens that cancelled requests would still have asked for"),
-        ):
-            family = pb_utils.MetricFamily(name=f"genmesh_generator_{name}", description=description, kind=kind)
-            self._families.append(family)
-            labels = {"model": args["model_name"], "version": args["model_version"]}
-            self._metrics[name] = family.Metric(labels=labels)
-        self._seen_cancelled = self._seen_saved = 0
+        self.measured = Measured("generator", args)
         self._measuring = threading.Lock()
 
     def _measure(self) -> None:
         engines = self.engines
         with self._measuring:
-            self._metrics["running_requests"].set(engines.running)
-            self._metrics["loaded_adapters"].set(len(engines.loaded))
-            self._metrics["kv_cache_usage_ratio"].set(engines.cache_usage)
-            cancelled, saved = engines.cancelled, engines.saved_tokens
-            self._metrics["cancelled_requests_total"].increment(cancelled - self._seen_cancelled)
-            self._metrics["saved_tokens_total"].increment(saved - self._seen_saved)
-            self._seen_cancelled, self._seen_saved = cancelled, saved
+            self.measured.set("running_requests", engines.running)
+            self.measured.set("waiting_requests", engines.waiting)
+            self.measured.set("loaded_adapters", len(engines.loaded))
+            self.measured.set("kv_cache_usage_ratio", engines.cache_usage)
+            for name, total in engines.totals.items():
+                self.measured.reached(name, total)
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:

@@ -28,7 +28,7 @@ from services.runtime.errors import (
     clipped,
     trailing,
 )
-from services.runtime.metrics import ServerMetrics
+from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
 from services.runtime.wire import broken_utf8
 
@@ -81,7 +81,7 @@ def content_marks(kind: type[Message]) -> Callable[[Any], bool]:
 class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """See the module's text."""
 
-    def __init__(self, settings: ServiceSettings, metrics: ServerMetrics) -> None:
+    def __init__(self, settings: ServiceSettings, metrics: Server) -> None:
         self.settings = settings
         self.secret = settings.identity_secret.get_secret_value().encode()
         self.calls = Calls(settings, metrics)
@@ -133,7 +133,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _stream(self, name: str, inner: Any, has_content: Callable[[Any], bool]) -> Any:
         async def behaviour(request: Any, context: Any) -> AsyncGenerator[Any, None]:
             produced = None
-            with self.calls.begin(name) as call:
+            with self.calls.begin(name, streams=True) as call:
                 try:
                     async with asyncio.timeout(self._enter(call, request, context)):
                         if hasattr(request, "__aiter__"):

@@ -18,7 +18,7 @@ SOURCES = sorted(GPU.rglob("*.py"))
 SERVED = ("embedder", "reranker", "diffuser", "upscaler")
 # Beside Python's own: what Triton's GPU image with vLLM has, and diffusers; then files that the build puts beside.
 PACKAGES = {"torch", "transformers", "tokenizers", "diffusers", "numpy", "triton_python_backend_utils"}
-BESIDE = {"inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
+BESIDE = {"drawing", "inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
 
 
 def tree(path: Path) -> ast.Module:
@@ -36,28 +36,12 @@ def test_code_imports_only_what_the_gpu_image_has(path: Path) -> None:
     assert found - set(sys.stdlib_module_names) <= PACKAGES | BESIDE
 
 
-def metrics(path: Path) -> tuple[set[str], set[str], set[str]]:
-    """(the metrics' names, the beginnings of formatted names, the labels) in a model's code."""
-    names, beginnings, labels = set(), set(), set()
-    for node in ast.walk(tree(path)):
-        match node:
-            case ast.Tuple(elts=[ast.Constant(value=str(name)), ast.Constant(value=str()), ast.Attribute()]):
-                names.add(name)
-            case ast.JoinedStr(values=[ast.Constant(value=str(beginning)), *_]) if beginning.startswith("genmesh_"):
-                beginnings.add(beginning)
-            case ast.keyword(arg="labels", value=ast.Dict(keys=keys)):
-                labels |= {key.value for key in keys if isinstance(key, ast.Constant)}
-    return names, beginnings, labels
-
-
-def test_the_diffuser_reports_the_cpu_profiles_metrics() -> None:
-    cpu, gpu_model = (metrics(base / "diffuser" / "1" / "model.py") for base in (REPOSITORY, GPU))
-    assert cpu == gpu_model
-    assert cpu == (
-        {"cancelled_requests_total", "saved_steps_total", "running_requests"},
-        {"genmesh_diffuser_"},
-        {"model", "version"},
-    )
+def test_both_profiles_diffusers_are_one_class_with_one_set_of_metrics() -> None:
+    for base in (REPOSITORY, GPU):
+        (model,) = [n for n in ast.walk(tree(base / "diffuser" / "1" / "model.py"))
+                    if isinstance(n, ast.ClassDef) and n.name == "TritonPythonModel"]  # fmt: skip
+        assert [ast.unparse(parent) for parent in model.bases] == ["Diffuser"]
+        assert "measured" not in {n.attr for n in ast.walk(model) if isinstance(n, ast.Attribute)}
 
 
 @pytest.mark.parametrize("name", SERVED)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from services.runtime import identity
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unauthenticated
 from services.runtime.interceptors.boundary import Boundary
-from services.runtime.metrics import ServerMetrics
+from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
 
 SECRET = "a secret of the tests"
@@ -31,7 +31,7 @@ class Context:
 @pytest.fixture
 def boundary() -> Boundary:
     settings = ServiceSettings(port=1, metrics_port=2, identity_secret=SECRET, max_concurrent_calls=2)
-    return Boundary(settings, ServerMetrics("test", ["Method"], CollectorRegistry()))
+    return Boundary(settings, Server("rag", CollectorRegistry(), method=["Method"]))
 
 
 def token() -> str:
@@ -63,7 +63,7 @@ def test_too_many_calls_are_refused_and_counted(boundary: Boundary) -> None:
         enter(boundary, Context(5.0, token()))
     assert failure.value.reason == "OVERLOADED"
     assert failure.value.retry_after_seconds
-    assert boundary.calls.metrics.refused._value.get() == 1
+    assert boundary.calls.metrics.refused.labels("OVERLOADED")._value.get() == 1
 
 
 def test_nobody_is_let_in_without_a_signature(boundary: Boundary) -> None:

@@ -59,7 +59,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def cache(registry: CollectorRegistry) -> Cache:
     settings = CacheSettings(port=1, metrics_port=2, identity_secret="x" * 16, redis_url=None)
-    return Cache("test", "vectors", settings, registry)
+    return Cache("embedding", "vectors", settings, registry)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def lookups(registry: CollectorRegistry) -> Callable[[], tuple[float, float, flo
 
     def read() -> tuple[float, float, float]:
         def value(name: str, **labels: str) -> float:
-            found = registry.get_sample_value(f"genmesh_test_cache_{name}_total", {"cache": "vectors", **labels})
+            found = registry.get_sample_value(f"genmesh_embedding_cache_{name}_total", {"cache": "vectors", **labels})
             assert found is not None
             return found
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from pymilvus.exceptions import MilvusException
 
 from services.runtime.errors import GenmeshError
-from services.vector_search.metrics import Metrics
+from services.runtime.metrics import VectorSearch
 from services.vector_search.servicer import NAME
 from services.vector_search.store import Store
 
@@ -80,7 +80,7 @@ class FaultyMilvus:
 
 @pytest.fixture
 async def store() -> AsyncIterator[Store]:
-    found = Store("http://127.0.0.1:1", "", Metrics(CollectorRegistry()), 1.0)
+    found = Store("http://127.0.0.1:1", "", VectorSearch("vector_search", CollectorRegistry()), 1.0)
     yield found
     await found.close()
 
