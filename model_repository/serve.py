@@ -15,6 +15,9 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+# Triton exports over HTTP, the services over gRPC, so its address has a variable of its own.
+TRACE_URL = "TRITON_OTLP_HTTP_URL"
+
 
 def backends(cache: Path, server: Path) -> Path:
     """A backend folder with the Python backend and the stub of this Python."""
@@ -40,6 +43,11 @@ def main() -> None:
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument(
+        "--trace-url",
+        default=os.environ.get(TRACE_URL, ""),
+        help=f"OTLP/HTTP address for Triton's own spans; {TRACE_URL}",
+    )
     args = parser.parse_args()
     models, cache = args.models.resolve(), args.cache.resolve()
     spec = find_spec("pytriton")
@@ -71,6 +79,10 @@ def main() -> None:
         # A stub's shared memory starts small and grows; three models share /dev/shm.
         "--backend-config=python,shm-default-byte-size=8388608",
     ]  # fmt: skip
+    if args.trace_url:
+        settings = ("mode=opentelemetry", f"opentelemetry,url={args.trace_url}",
+                    "opentelemetry,resource=service.name=genmesh-triton", "level=TIMESTAMPS", "rate=1")  # fmt: skip
+        command += [f"--trace-config={setting}" for setting in settings]
     os.chdir(models)  # relative paths inside models are meant from here
     os.execve(binary, command, environment)
 

@@ -47,6 +47,7 @@ def up(cluster: Cluster) -> None:
         for name in SERVICES[1:]
     ]
     rows += [
+        ("status page", f"http://{HOST}:{ports['status']}/"),
         ("gateway metrics", f"http://{HOST}:{ports['metrics_gateway']}/metrics"),
         ("Triton", f"{HOST}:{ports['triton']}   metrics http://{HOST}:{ports['triton_metrics']}/metrics"),
         ("Redis", f"{HOST}:{ports['redis']}"),

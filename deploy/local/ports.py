@@ -21,6 +21,7 @@ DEFAULTS = {
     "redis": 6380,
     "milvus": 19530,
     "prometheus": 9090,
+    "status": 8090,
 }
 
 

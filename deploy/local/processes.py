@@ -71,6 +71,7 @@ def service_environment(name: str, layout: Layout, ports: Ports, secret: str) ->
         settings["milvus_url"] = f"http://{HOST}:{ports['milvus']}"
     if name == "gateway":
         settings["api_keys_file"] = layout.keys_file
+        settings["status_port"] = ports["status"]
         settings |= {f"{other}_url": f"{HOST}:{ports[other]}" for other in SERVICES if other != "gateway"}
     if name == "rag":
         others = ("tokenization", "embedding", "vector_search", "generation")

@@ -118,7 +118,7 @@ class Painter:
 
     async def upscale(self, card: Card, pixels: np.ndarray, timeout: float | None) -> np.ndarray:
         """Twice the width and height, uint8."""
-        answer = await self.triton.infer(card, {"image": np.ascontiguousarray(pixels)}, timeout)
+        answer = await self.triton.infer(card, {"image": np.ascontiguousarray(pixels)}, timeout, "generate_content")
         self.metrics.upscaled.labels(card.name).inc()
         larger: np.ndarray = answer.as_numpy("image")
         return larger
@@ -137,7 +137,7 @@ class Painter:
         }
         done, finished, last = 0, False, None
         try:
-            async with aclosing(self.triton.stream(card, tensors)) as results:
+            async with aclosing(self.triton.stream(card, tensors, "generate_content")) as results:
                 async for result in results:
                     pixels = result.as_numpy("image")
                     finished = bool(result.as_numpy("final")[0])

@@ -9,7 +9,7 @@ from genmesh.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import Settings
 from services.embedding.vectors import Vectors
-from services.runtime import logs, server
+from services.runtime import logs, server, tracing
 from services.runtime.cache import Cache
 from services.runtime.metrics import Embedding, Models
 from services.runtime.models import Catalogue
@@ -20,6 +20,7 @@ from services.runtime.triton import Triton
 async def main() -> None:
     settings = load(Settings)
     logs.configure("embedding", settings.log_level)
+    tracing.configure("embedding")
     registry = server.registry()
     catalogue = Catalogue(settings.models_dir)
     names = catalogue.names("embed", "rerank")
@@ -33,8 +34,8 @@ async def main() -> None:
         await cache.close()
         await triton.close()
 
-    probes = {name: (lambda name=name: triton.ready(name)) for name in ("embedder", "reranker")}
-    await server.serve("embedding", settings, [part], probes, registry, close)
+    probes = {f"triton/{name}": (lambda name=name: triton.ready(name)) for name in ("embedder", "reranker")}
+    await server.serve("embedding", settings, [part], probes, registry, close, cache.probes())
 
 
 asyncio.run(main())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.runtime import identity
+from services.runtime import identity, tracing
 from services.runtime.cache import Cache
 from services.runtime.metrics import Embedding, Tenants
 from services.runtime.models import Card
@@ -52,7 +52,7 @@ class Vectors:
         """Each vector as the cache keeps it: the token count in 4 bytes, then float32, little-endian."""
         parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
         answers = await asyncio.gather(
-            *(self.triton.infer(card, {"text": text_column(part)}, timeout) for part in parts)
+            *(self.triton.infer(card, {"text": text_column(part)}, timeout, "embeddings") for part in parts)
         )
         entries, read = [], 0
         for part, answer in zip(parts, answers, strict=True):
@@ -62,6 +62,7 @@ class Vectors:
                 entries.append(int(tokens).to_bytes(4, "little") + vector.tobytes())
                 read += min(int(tokens), card.context_tokens)
         self.metrics.tokens.labels(card.name).inc(read)
+        tracing.current().set_attribute(tracing.gen_ai.GEN_AI_USAGE_INPUT_TOKENS, read)
         self.metrics.tenant_tokens.labels(self.tenants.label(identity.current().tenant)).inc(read)
         return entries
 
@@ -69,7 +70,10 @@ class Vectors:
         """The score of each passage, float32."""
         self.metrics.reranked.labels(card.name).inc(len(passages))
         answer = await self.triton.infer(
-            card, {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))}, timeout
+            card,
+            {"query": text_column([query] * len(passages)), "passage": text_column(list(passages))},
+            timeout,
+            "rerank",
         )
         scores: np.ndarray = answer.as_numpy("score").reshape(-1)
         return scores

@@ -18,7 +18,8 @@ from google.protobuf import descriptor_pool
 
 from services.gateway.keys import Keys
 from services.gateway.settings import Settings
-from services.runtime import identity
+from services.gateway.status import Status
+from services.runtime import identity, tracing
 from services.runtime.calls import Call, Calls, check_size
 from services.runtime.errors import (
     DeadlineExceeded,
@@ -42,9 +43,15 @@ Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(
-        self, settings: Settings, channels: Mapping[str, grpc.aio.Channel], keys: Keys, server: Server, metrics: Gateway
+        self,
+        settings: Settings,
+        channels: Mapping[str, grpc.aio.Channel],
+        keys: Keys,
+        server: Server,
+        metrics: Gateway,
+        status: Status,
     ) -> None:
-        self.settings, self.channels, self.keys, self.metrics = settings, channels, keys, metrics
+        self.settings, self.channels, self.keys, self.metrics, self.status = settings, channels, keys, metrics, status
         self.secret = settings.identity_secret.get_secret_value().encode()
         self.calls = Calls(settings, server)
         self.tenants = Tenants()
@@ -66,12 +73,12 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
         except KeyError:
-            return grpc.stream_stream_rpc_method_handler(self._streamed("unknown", channel.stream_stream(path)))
+            return grpc.stream_stream_rpc_method_handler(self._streamed(path, "unknown", channel.stream_stream(path)))
         if method.server_streaming and method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._streamed(name, channel.stream_stream(path)))
+            return grpc.stream_stream_rpc_method_handler(self._streamed(path, name, channel.stream_stream(path)))
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._streamed(name, channel.unary_stream(path)))
-        return grpc.unary_unary_rpc_method_handler(self._unary(name, channel.unary_unary(path)))
+            return grpc.unary_stream_rpc_method_handler(self._streamed(path, name, channel.unary_stream(path)))
+        return grpc.unary_unary_rpc_method_handler(self._unary(path, name, channel.unary_unary(path)))
 
     # One call
 
@@ -91,32 +98,40 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             if key not in DROPPED and not key.startswith((identity.RESERVED, "grpc-", ":"))
         )
         request_id = next((str(v) for k, v in given if k == "x-request-id" and v), uuid.uuid4().hex)[:128]
+        call.request_id = request_id
         own = ((identity.IDENTITY, identity.sign(self.secret, tenant)), (identity.REQUEST_ID, request_id))
+        if tracing.on():  # this hop's span takes the place of the caller's
+            kept = ((key, value) for key, value in kept if key not in identity.PASSED_ON)
+            return (*kept, *own, *tracing.headers().items())
         return (*kept, *own)
 
     def _checked(self, data: bytes) -> bytes:
         check_size(data, self.settings.max_message_bytes)
         return data
 
-    def _unary(self, name: str, inner: Any) -> Any:
+    def _unary(self, path: str, name: str, inner: Any) -> Any:
+        path = path.lstrip("/")
+
         async def forward(request: bytes, context: Any) -> bytes | None:
-            with self.calls.begin(name) as call:
+            with self.calls.begin(path, context, name=name) as call:
                 try:
                     timeout = call.admit(context)
-                    running = inner(self._checked(request), timeout=timeout, metadata=self._inward(call, context))
-                    response: bytes = await running
+                    with tracing.client(path):
+                        running = inner(self._checked(request), timeout=timeout, metadata=self._inward(call, context))
+                        response: bytes = await running
                     await self._pass_metadata(running, context)
                     return response
                 except BaseException as failure:
                     if call.left(failure, context):
                         raise
-                    call.code, *told = self._explain(name, failure)
-                    await context.abort(call.code, *told)
+                    await self._abort(call, name, failure, context)
                     raise AssertionError from failure
 
         return forward
 
-    def _streamed(self, name: str, inner: Any) -> Any:
+    def _streamed(self, path: str, name: str, inner: Any) -> Any:
+        path = path.lstrip("/")
+
         async def forward(request: Request, context: Any) -> AsyncGenerator[bytes, None]:
             running: Any = None
             fault: list[GenmeshError] = []
@@ -130,7 +145,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                         running.cancel()
                         return
 
-            with self.calls.begin(name, streams=True) as call:
+            with self.calls.begin(path, context, name=name, streams=True) as call, tracing.client(path):
                 try:
                     timeout = call.admit(context)
                     body = self._checked(request) if isinstance(request, bytes) else checked(request)
@@ -145,13 +160,18 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 except BaseException as failure:
                     if not fault and call.left(failure, context):
                         raise
-                    call.code, *told = self._explain(name, fault[0] if fault else failure)
-                    await context.abort(call.code, *told)
+                    await self._abort(call, name, fault[0] if fault else failure, context)
                 finally:
                     if running is not None:
                         running.cancel()
 
         return forward
+
+    async def _abort(self, call: Call, name: str, failure: BaseException, context: Any) -> None:
+        call.code, message, details = self._explain(name, failure)
+        given = dict(context.invocation_metadata() or ())
+        self.status.failed(name, call.code, call.request_id or str(given.get("x-request-id", ""))[:128], details)
+        await context.abort(call.code, message, details)
 
     @staticmethod
     async def _pass_metadata(running: Any, context: Any) -> None:

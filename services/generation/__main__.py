@@ -11,7 +11,7 @@ from services.generation.models_servicer import ModelServicer
 from services.generation.servicer import GenerationServicer
 from services.generation.settings import Settings
 from services.generation.text import Generator
-from services.runtime import logs, server
+from services.runtime import logs, server, tracing
 from services.runtime.metrics import Generation, Models
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
@@ -21,6 +21,7 @@ from services.runtime.triton import Triton
 async def main() -> None:
     settings = load(Settings)
     logs.configure("generation", settings.log_level)
+    tracing.configure("generation")
     registry = server.registry()
     catalogue = Catalogue(settings.models_dir)
     names = catalogue.names("generate")
@@ -31,7 +32,7 @@ async def main() -> None:
         server.Part("genmesh.v1.GenerationService", lambda s: add_GenerationServiceServicer_to_server(generation, s)),
         server.Part("genmesh.v1.ModelService", lambda s: add_ModelServiceServicer_to_server(models, s)),
     ]
-    probes = {"generator": lambda: triton.ready("generator")}
+    probes = {"triton/generator": lambda: triton.ready("generator")}
     await server.serve("generation", settings, parts, probes, registry, triton.close)
 
 

@@ -29,7 +29,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         fields.done()
         tokens = card.check_prompt(request.prompt, "prompt")
         return card, self.generator.stream(
-            card, request.prompt, parameters(request.sampling, card, tokens, request.adapter), tokens
+            card, request.prompt, parameters(request.sampling, card, tokens, request.adapter), tokens, "text_completion"
         )
 
     def _chat_pieces(self, request: pb.ChatRequest) -> tuple[Card, AsyncGenerator[Piece, None]]:
@@ -38,7 +38,9 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         prompt = card.render_chat(plain(request.messages))
         tokens = card.check_prompt(prompt, "messages")
         return card, self._stripped(
-            self.generator.stream(card, prompt, parameters(request.sampling, card, tokens, request.adapter), tokens)
+            self.generator.stream(
+                card, prompt, parameters(request.sampling, card, tokens, request.adapter), tokens, "chat"
+            )
         )
 
     @staticmethod

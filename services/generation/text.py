@@ -14,7 +14,7 @@ import numpy as np
 from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import generation_pb2 as pb
 
-from services.runtime import identity
+from services.runtime import identity, tracing
 from services.runtime.metrics import Generation, Tenants
 from services.runtime.models import Card
 from services.runtime.outcome import Stopwatch
@@ -79,9 +79,12 @@ class Generator:
         self.triton, self.metrics, self.tenants = triton, metrics, Tenants()
 
     async def stream(
-        self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int
+        self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int, operation: str
     ) -> AsyncGenerator[Piece, None]:
-        """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton."""
+        """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton.
+
+        ``operation``: "chat" or "text_completion", for traces.
+        """
         tensors = {
             "text_input": scalar(card.as_sent(prompt)),
             "stream": scalar(True, np.bool_),
@@ -96,16 +99,22 @@ class Generator:
         metrics.input_tokens.labels(model).inc(prompt_tokens)
         metrics.tenant_tokens.labels(tenant, "input").inc(prompt_tokens)
         try:
-            async with aclosing(self.triton.stream(card, tensors)) as results:
+            async with aclosing(self.triton.stream(card, tensors, operation)) as results:
                 async for result in results:
                     tokens = int(result.as_numpy("num_output_tokens").sum())
                     text = result.as_numpy("text_output").reshape(-1)[0].decode()
                     finish = result.as_numpy("finish_reason").reshape(-1)[0].decode()
                     finish = "" if finish == "None" else finish  # vLLM's word for a text that goes on
                     written += tokens
+                    if tracing.on():
+                        tracing.current().set_attributes(tracing.usage(prompt_tokens, written))
+                        if finish:
+                            tracing.current().set_attribute(tracing.gen_ai.GEN_AI_RESPONSE_FINISH_REASONS, [finish])
                     if tokens and first is None:
                         first = time.monotonic()
-                        metrics.model_ttft.labels(model).observe(watch.stage("prefill"))
+                        prefill = watch.stage("prefill")
+                        metrics.model_ttft.labels(model).observe(prefill)
+                        tracing.current().set_attribute(tracing.gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, prefill)
                     if text:
                         watch.content()
                         yield Piece(text)

@@ -12,7 +12,7 @@ from services.rag.retrieval import Retriever
 from services.rag.servicer import RagServicer
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
-from services.runtime import logs, server
+from services.runtime import logs, server, tracing
 from services.runtime.metrics import Rag
 from services.runtime.settings import load
 
@@ -20,6 +20,7 @@ from services.runtime.settings import load
 async def main() -> None:
     settings = load(Settings)
     logs.configure("rag", settings.log_level)
+    tracing.configure("rag")
     registry = server.registry()
     metrics, upstream = Rag("rag", registry), Upstream(settings)
     retriever = Retriever(upstream, metrics, settings.candidates)

@@ -82,7 +82,7 @@ class Ingester:
                 if not text.strip():
                     continue
                 request = tokenization_pb2.ChunkRequest(text=text, max_tokens=self.passage_tokens)
-                with calling("tokenization"):
+                with calling("tokenization", "Chunk"):
                     answer = await self.upstream.tokenization.Chunk(request, **onward(context))
                 found += [(section, chunk) for chunk in answer.chunks if chunk.text]
         return found
@@ -104,7 +104,7 @@ class Ingester:
             for start in range(0, len(chunks), BATCH):
                 batch = chunks[start : start + BATCH]
                 texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
-                with calling("embedding"):
+                with calling("embedding", "Embed"):
                     answer = await self.upstream.embedding.Embed(
                         embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
                     )
@@ -116,7 +116,7 @@ class Ingester:
                     await self._ensure(collection, answer.dimension, context)
                 stored = True
                 request = vector_search_pb2.UpsertRequest(collection=collection, entities=entities)
-                with calling("vector_search"):
+                with calling("vector_search", "Upsert"):
                     await self.upstream.vectors.Upsert(request, **onward(context))
                 done = min(start + BATCH, len(chunks))
                 progress = pb.IngestProgress(document_id=document.id, passages_done=done, passages_total=len(chunks))
@@ -157,7 +157,7 @@ class Ingester:
             name=collection, dimension=dimension, metric=vector_search_pb2.METRIC_COSINE
         )
         try:
-            with calling("vector_search"):
+            with calling("vector_search", "CreateCollection"):
                 await self.upstream.vectors.CreateCollection(
                     vector_search_pb2.CreateCollectionRequest(collection=wanted), **onward(context)
                 )
@@ -167,7 +167,7 @@ class Ingester:
 
     async def _delete(self, collection: str, where: str, context: Any) -> int:
         request = vector_search_pb2.DeleteRequest(collection=collection, filter=where)
-        with calling("vector_search"):
+        with calling("vector_search", "Delete"):
             answer = await self.upstream.vectors.Delete(request, **onward(context))
         return int(answer.deleted_count)
 

@@ -14,6 +14,7 @@ from services.rag.retrieval import Retriever, context_of
 from services.rag.sentences import split_sentences
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
+from services.runtime import tracing
 from services.runtime.channels import onward
 from services.runtime.errors import calling
 from services.runtime.metrics import Rag
@@ -76,6 +77,9 @@ class Pipeline:
             groundings.append(pb.GROUNDING_NO_ANSWER)
         weakest = max(groundings)
         self.metrics.answers.labels(LABELS[weakest]).inc()
+        tracing.current().set_attributes(
+            {"genmesh.rag.grounding": LABELS[weakest], **tracing.usage(usage.input_tokens, usage.output_tokens)}
+        )
         yield Event(
             summary=pb.AnswerSummary(
                 answered=weakest != pb.GROUNDING_NO_ANSWER, grounding=weakest, usage=usage, timings=watch.timings()
@@ -90,7 +94,7 @@ class Pipeline:
             model=request.model, fixed_messages=prompt.messages(question, []), texts=[p.text for p in passages],
             reserved_output_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
         )  # fmt: skip
-        with calling("tokenization"):
+        with tracing.span("rag fit"), calling("tokenization", "FitToContext"):
             answer = await self.upstream.tokenization.FitToContext(fit, **onward(context))
         self.metrics.stage.labels("fit").observe(watch.stage("fit"))
         return [passages[i] for i in answer.kept]
@@ -103,7 +107,7 @@ class Pipeline:
         if not sentences:
             return []
         request = embedding_pb2.RerankRequest(query=question, passages=[s for _, s in sentences])
-        with calling("embedding"):
+        with tracing.span("rag check"), calling("embedding", "Rerank"):
             answer = await self.upstream.embedding.Rerank(request, **onward(context))
         similarity = {ranked.index: ranked.score for ranked in answer.passages}
         self.metrics.stage.labels("check").observe(watch.stage("check"))
@@ -125,7 +129,7 @@ class Pipeline:
             sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
         )  # fmt: skip
         sent: set[str] = set()
-        pending, stream = "", self.upstream.generation.StreamChat(chat, **onward(context))
+        pending = ""
 
         def check(text: str) -> list[grounding.Grounded]:
             out = []
@@ -139,17 +143,21 @@ class Pipeline:
                     out.append(grounded)
             return out
 
+        stream = None
         try:
-            with calling("generation"):
+            with tracing.span("rag generate") as span, calling("generation", "StreamChat"):
+                stream = self.upstream.generation.StreamChat(chat, **onward(context))
                 async for message in stream:
                     pending += message.text
                     if message.HasField("usage"):
                         usage.CopyFrom(message.usage)
+                        span.set_attributes(tracing.usage(usage.input_tokens, usage.output_tokens))
                     ready, pending = complete(pending)
                     for grounded in check(ready):
                         yield grounded
         finally:
-            stream.cancel()
+            if stream is not None:
+                stream.cancel()
         for grounded in check(pending):
             yield grounded
         if not sent:

@@ -10,12 +10,17 @@ from google.protobuf import json_format
 
 from services.rag.documents import context_line
 from services.rag.upstream import Upstream
+from services.runtime import tracing
 from services.runtime.channels import onward
 from services.runtime.errors import Internal, calling
 from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 DEFAULT_COLLECTION = "default"
+RETRIEVAL: dict[str, tracing.Value] = {
+    tracing.gen_ai.GEN_AI_OPERATION_NAME: "retrieval",
+    tracing.gen_ai.GEN_AI_PROVIDER_NAME: "genmesh",
+}
 
 
 def to_passage(hit: vector_search_pb2.SearchHit) -> pb.Passage:
@@ -43,7 +48,7 @@ class Retriever:
         self.metrics.stage.labels(stage).observe(watch.stage(stage))
 
     async def embed(self, question: str, context: Any, watch: Stopwatch) -> list[float]:
-        with calling("embedding"):
+        with tracing.span("rag embed"), calling("embedding", "Embed"):
             answer = await self.upstream.embedding.Embed(
                 embedding_pb2.EmbedRequest(inputs=[question]), **onward(context)
             )
@@ -59,7 +64,7 @@ class Retriever:
             collection=collection or DEFAULT_COLLECTION,
             vectors=[vector_search_pb2.QueryVector(values=vector)], limit=limit, filter=where,
         )  # fmt: skip
-        with calling("vector_search"):
+        with tracing.span("rag search", attributes=RETRIEVAL), calling("vector_search", "Search"):
             answer = await self.upstream.vectors.Search(request, **onward(context))
         self._done(watch, "search")
         return [to_passage(hit) for hit in answer.results[0].hits]
@@ -70,7 +75,7 @@ class Retriever:
         """The best passages, best first; a passage is read with its headings."""
         texts = [f"{context_of(p)}\n{p.text}" for p in passages]
         request = embedding_pb2.RerankRequest(query=question, passages=texts, top_n=top)
-        with calling("embedding"):
+        with tracing.span("rag rerank"), calling("embedding", "Rerank"):
             answer = await self.upstream.embedding.Rerank(request, **onward(context))
         chosen = []
         for ranked in answer.passages:

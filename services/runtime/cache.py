@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.runtime import identity
+from services.runtime.health import Probe
 from services.runtime.metrics import Caches
 from services.runtime.settings import CacheSettings
 
@@ -34,6 +35,7 @@ class Store(Protocol):
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]: ...
     async def put(self, entries: Mapping[str, bytes]) -> None: ...
+    async def ping(self) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -62,6 +64,9 @@ class LocalStore:
         while len(self._entries) > self.most:
             self._entries.popitem(last=False)
 
+    async def ping(self) -> None:
+        pass
+
     async def close(self) -> None:
         self._entries.clear()
 
@@ -85,6 +90,9 @@ class RedisStore:
             for key, value in entries.items():
                 pipe.set(key, value, ex=self.ttl)
             await pipe.execute()
+
+    async def ping(self) -> None:
+        await self._client.ping()
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -192,6 +200,10 @@ class Cache:
             )
             found |= again
         return [found[key] for key in keys]
+
+    def probes(self) -> dict[str, Probe]:
+        """What tells whether a cache outside of this process answers."""
+        return {"redis": self.store.ping} if isinstance(self.store, RedisStore) else {}
 
     async def close(self) -> None:
         if self._writes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from services.runtime import tracing
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted
 from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
@@ -37,22 +38,27 @@ class Calls:
         self.running = 0
         metrics.most.set(settings.max_concurrent_calls)
 
-    def begin(self, method: str, *, streams: bool = False) -> Call:
-        """``streams``: the method answers with a stream."""
-        return Call(self, method, streams)
+    def begin(self, path: str, context: Any, *, name: str = "", streams: bool = False) -> Call:
+        """``path``: ``package.Service/Method``; ``name``: what metrics call it; ``streams``: it answers with a stream."""
+        return Call(self, path, context, name or path.rpartition("/")[2], streams)
 
 
 class Call:
     """One call, from its arrival to its end; leave the ``with`` and its books are closed."""
 
-    def __init__(self, calls: Calls, method: str, streams: bool) -> None:
+    def __init__(self, calls: Calls, path: str, context: Any, method: str, streams: bool) -> None:
         self._calls, self._metrics, self._method, self._streams = calls, calls.metrics, method, streams
         self._begun = time.monotonic()
+        self._traced = tracing.server(path, context.invocation_metadata() or ()) if tracing.on() else None
         self._last: float | None = None
         self._then: list[Callable[[], object]] = []
         self.code = grpc.StatusCode.OK
+        self.request_id = ""
+        self.span = tracing.current()
 
     def __enter__(self) -> Call:
+        if self._traced is not None:
+            self.span = self._traced.__enter__()
         self._calls.running += 1
         self._metrics.in_flight.inc()
         return self
@@ -66,6 +72,9 @@ class Call:
         self._metrics.duration.labels(self._method).observe(time.monotonic() - self._begun)
         for then in self._then:
             then()
+        if self._traced is not None:
+            tracing.ended(self.span, self.code)
+            self._traced.__exit__(None, None, None)
 
     def on_end(self, then: Callable[[], object]) -> None:
         """Call ``then`` once the call is over and its code is known."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from services.runtime import identity
+from services.runtime import identity, tracing
 
 LIMIT = 64 * 2**20
 
@@ -35,7 +35,10 @@ def connect(address: str, *, with_config: bool = True) -> grpc.aio.Channel:
 def onward(context: Any, *, reserve_seconds: float = 0.0) -> dict[str, Any]:
     """Keyword arguments of a call made for the call at hand: its identity and what is left of its deadline."""
     remaining = context.time_remaining()
-    arguments: dict[str, Any] = {"metadata": identity.current().metadata()}
+    metadata = identity.current().metadata()
+    if tracing.on():
+        metadata = (*identity.current().metadata(trace=False), *tracing.headers().items())
+    arguments: dict[str, Any] = {"metadata": metadata}
     if remaining is not None:
         arguments["timeout"] = max(0.001, remaining - reserve_seconds)
     return arguments

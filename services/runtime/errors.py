@@ -6,7 +6,7 @@ A servicer raises one of these; the boundary interceptor turns it into a status 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from services.runtime import tracing
 
 DOMAIN = "genmesh"
 
@@ -134,6 +136,20 @@ def trailing(error: GenmeshError) -> tuple[tuple[str, bytes], ...]:
     return (("grpc-status-details-bin", to_status(error).SerializeToString()),)
 
 
+def reason_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The machine-readable reason in a status's trailing metadata; empty where there is none."""
+    for key, value in metadata:
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            info = error_details_pb2.ErrorInfo()
+            try:
+                for detail in status_pb2.Status.FromString(value).details:
+                    if detail.Unpack(info):
+                        return str(info.reason)
+            except DecodeError:
+                return ""
+    return ""
+
+
 def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
     """An error that another service returned, as our own; its details are kept where it has some."""
     code: grpc.StatusCode = failure.code()
@@ -166,9 +182,16 @@ def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
 
 
 @contextmanager
-def calling(service: str) -> Iterator[None]:
-    """Around calls to another service: its errors become ours, with its reason and details."""
+def calling(service: str, method: str) -> Iterator[None]:
+    """Around a call to another service: its errors become ours, with its reason and details; traced."""
+    path = f"genmesh.v1.{service.title().replace('_', '')}Service/{method}"
     try:
-        yield
+        with tracing.client(path) as span:
+            try:
+                yield
+                tracing.ended(span, grpc.StatusCode.OK)
+            except grpc.aio.AioRpcError as failure:
+                tracing.ended(span, failure.code())
+                raise
     except grpc.aio.AioRpcError as failure:
         raise from_rpc_error(failure, service) from None

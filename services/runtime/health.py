@@ -13,6 +13,8 @@ from grpc_health.v1.health import aio as health_aio
 log = logging.getLogger(__name__)
 Probe = Callable[[], Awaitable[None]]
 INTERVAL_SECONDS = 1.0
+# Under this name and a dependency's own each server tells how what it leans on is.
+DEPENDENCY = "dependency/"
 PROBE_TIMEOUT_SECONDS = 2.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,10 +35,23 @@ def channel_probe(channel: grpc.aio.Channel, service: str) -> Probe:
 class Health:
     """Asks the probes each second and sets the status of the services, and of the server as a whole ("")."""
 
-    def __init__(self, names: Sequence[str], probes: Mapping[str, Probe], *, each: bool = False) -> None:
-        """``each``: a probe has the name of the one service that it speaks for (the gateway's way)."""
+    def __init__(
+        self,
+        names: Sequence[str],
+        probes: Mapping[str, Probe],
+        *,
+        each: bool = False,
+        optional: Mapping[str, Probe] | None = None,
+        on_check: Callable[[Mapping[str, str]], None] = lambda down: None,
+    ) -> None:
+        """``each``: a probe has the name of the one service that it speaks for (the gateway's way).
+
+        ``optional`` probes are asked and told as dependencies, and change no service's status.
+        ``on_check`` gets the probes that failed, and why.
+        """
         self.servicer = health_aio.HealthServicer()
-        self.names, self.probes, self.each = list(names), dict(probes), each
+        self.names, self.each, self.optional, self.on_check = list(names), each, set(optional or ()), on_check
+        self.probes = dict(probes) | dict(optional or {})
         self._draining = False
         self._down: dict[str, str] = {}
 
@@ -56,8 +71,13 @@ class Health:
         for name in self._down.keys() - down.keys():
             log.info("%s answers again", name)
         self._down = down
+        self.on_check(down)
         if self._draining:
             return
+        if not self.each:
+            for name in self.probes:
+                await self.servicer.set(DEPENDENCY + name, NOT_SERVING if name in down else SERVING)
+            down = {name: why for name, why in down.items() if name not in self.optional}
         for name in self.names:
             failed = name in down if self.each else bool(down)
             await self.servicer.set(name, NOT_SERVING if failed else SERVING)

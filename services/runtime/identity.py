@@ -34,9 +34,9 @@ class Call:
     token: str
     trace: Metadata = ()
 
-    def metadata(self) -> Metadata:
-        """What travels with calls to other services."""
-        return ((IDENTITY, self.token), (REQUEST_ID, self.request_id), *self.trace)
+    def metadata(self, *, trace: bool = True) -> Metadata:
+        """What travels with calls to other services; ``trace``: also the caller's own trace context."""
+        return ((IDENTITY, self.token), (REQUEST_ID, self.request_id), *(self.trace if trace else ()))
 
 
 _current: ContextVar[Call] = ContextVar("call")

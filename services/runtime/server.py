@@ -16,6 +16,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
 
+from services.runtime import tracing
 from services.runtime.health import Health, Probe
 from services.runtime.interceptors.boundary import Boundary
 from services.runtime.metrics import Server
@@ -93,6 +94,7 @@ async def run(
     await health.enter_drain()
     await server.stop(settings.drain_seconds)
     exporter.shutdown()
+    await asyncio.to_thread(tracing.close)
 
 
 async def serve(
@@ -102,8 +104,9 @@ async def serve(
     probes: Mapping[str, Probe],
     metrics: CollectorRegistry,
     close: Callable[[], Awaitable[None]] | None = None,
+    optional: Mapping[str, Probe] | None = None,
 ) -> None:
-    """Serve the parts. ``probes`` are what must answer before any of them is SERVING, by name."""
+    """Serve the parts. ``probes`` are what must answer before any of them is SERVING, by name; ``optional`` ones need not."""
     server = grpc.aio.server(
         interceptors=[Boundary(settings, server_metrics(service, [part.name for part in parts], metrics))],
         options=options(settings),
@@ -112,7 +115,7 @@ async def serve(
         part.add(server)
     names = [part.name for part in parts]
     try:
-        await run(server, settings, Health(names, probes), metrics, names)
+        await run(server, settings, Health(names, probes, optional=optional), metrics, names)
     finally:
         if close is not None:
             await close()

@@ -13,6 +13,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from services.runtime import tracing
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
@@ -57,10 +58,17 @@ class Triton:
         await self._client.close()
 
     @contextmanager
-    def _measured(self, model: str) -> Iterator[None]:
-        begun, outcome = time.monotonic(), "error"
+    def _measured(self, card: Card, operation: str) -> Iterator[None]:
+        model, begun, outcome = card.name, time.monotonic(), "error"
+        facts: dict[str, tracing.Value] = {
+            tracing.gen_ai.GEN_AI_OPERATION_NAME: operation,
+            tracing.gen_ai.GEN_AI_PROVIDER_NAME: "genmesh",
+            tracing.gen_ai.GEN_AI_REQUEST_MODEL: model,
+            tracing.gen_ai.GEN_AI_RESPONSE_MODEL: card.revision,
+        }
         try:
-            yield
+            with tracing.span(f"{operation} {model}", tracing.SpanKind.CLIENT, facts):
+                yield
             outcome = "ok"
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
@@ -69,17 +77,27 @@ class Triton:
             self.metrics.duration.labels(model).observe(time.monotonic() - begun)
             self.metrics.requests.labels(model, outcome).inc()
 
-    async def infer(self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None) -> triton.InferResult:
-        """One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
-        with self._measured(card.name):
+    async def infer(
+        self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None, operation: str
+    ) -> triton.InferResult:
+        """``operation``: as the GenAI conventions call it.
+
+        One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
+        with self._measured(card, operation):
             try:
                 return await self._client.infer(
-                    card.name, _inputs(tensors), model_version=card.version, client_timeout=timeout
+                    card.name,
+                    _inputs(tensors),
+                    model_version=card.version,
+                    client_timeout=timeout,
+                    headers=tracing.headers() or None,
                 )
             except InferenceServerException as failure:
                 raise _error(card.name, failure) from None
 
-    async def stream(self, card: Card, tensors: Mapping[str, np.ndarray]) -> AsyncGenerator[triton.InferResult, None]:
+    async def stream(
+        self, card: Card, tensors: Mapping[str, np.ndarray], operation: str
+    ) -> AsyncGenerator[triton.InferResult, None]:
         """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
         model = card.name
         request = {
@@ -92,8 +110,8 @@ class Triton:
         async def one() -> AsyncGenerator[dict[str, Any], None]:
             yield request
 
-        with self._measured(model):
-            responses = self._client.stream_infer(one())
+        with self._measured(card, operation):
+            responses = self._client.stream_infer(one(), headers=tracing.headers() or None)
             over, broken = False, None
             try:
                 # To the end of the call, also past the last response: Triton never unloads the model of a call that is

@@ -6,7 +6,7 @@ import asyncio
 
 from genmesh.v1.tokenization_pb2_grpc import add_TokenizationServiceServicer_to_server
 
-from services.runtime import logs, server
+from services.runtime import logs, server, tracing
 from services.runtime.cache import Cache
 from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
@@ -18,6 +18,7 @@ from services.tokenization.settings import Settings
 async def main() -> None:
     settings = load(Settings)
     logs.configure("tokenization", settings.log_level)
+    tracing.configure("tokenization")
     metrics = server.registry()
     cache = Cache("tokenization", "count", settings, metrics)
     servicer = TokenizationServicer(Catalogue(settings.models_dir), cache, Tokenization("tokenization", metrics))
@@ -27,7 +28,7 @@ async def main() -> None:
     part = server.Part(
         "genmesh.v1.TokenizationService", lambda s: add_TokenizationServiceServicer_to_server(servicer, s)
     )
-    await server.serve("tokenization", settings, [part], {}, metrics, cache.close)
+    await server.serve("tokenization", settings, [part], {}, metrics, cache.close, cache.probes())
 
 
 asyncio.run(main())

@@ -7,7 +7,7 @@ import logging
 
 from genmesh.v1.vector_search_pb2_grpc import add_VectorSearchServiceServicer_to_server
 
-from services.runtime import logs, server
+from services.runtime import logs, server, tracing
 from services.runtime.metrics import VectorSearch
 from services.runtime.settings import load
 from services.vector_search.servicer import VectorSearchServicer
@@ -18,6 +18,7 @@ from services.vector_search.store import Store
 async def main() -> None:
     settings = load(Settings)
     logs.configure("vector_search", settings.log_level)
+    tracing.configure("vector_search")
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its tracebacks repeat what the store logs
     registry = server.registry()
     store = Store(

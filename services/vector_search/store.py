@@ -21,6 +21,7 @@ import grpc
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
+from services.runtime import tracing
 from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable
 from services.runtime.metrics import VectorSearch
 
@@ -69,6 +70,14 @@ class Store:
     async def _call(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
         """Run one call on a thread; load the collection and try again where Milvus restarted and has not."""
         begun = time.monotonic()
+        with tracing.span(
+            operation,
+            tracing.SpanKind.CLIENT,
+            {tracing.db.DB_SYSTEM_NAME: "milvus", tracing.db.DB_OPERATION_NAME: operation},
+        ):
+            return await self._ask(operation, name, work, begun)
+
+    async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T], begun: float) -> T:
         loop = asyncio.get_running_loop()
         try:
             client = await self._connected()

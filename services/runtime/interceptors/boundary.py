@@ -92,20 +92,20 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         if handler is None or details.method.lstrip("/").startswith(OPEN):
             return handler
-        service, name = details.method.lstrip("/").split("/")
-        method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
+        path = details.method.lstrip("/")
+        method = descriptor_pool.Default().FindMethodByName(path.replace("/", "."))
         decode = decoder(message_factory.GetMessageClass(method.input_type), self.settings.max_message_bytes)
         if handler.response_streaming:
             marks = content_marks(message_factory.GetMessageClass(method.output_type))
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            behaviour = self._stream(name, inner, marks)
+            behaviour = self._stream(path, inner, marks)
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
         else:
-            behaviour = self._unary(name, handler.unary_unary)
+            behaviour = self._unary(path, handler.unary_unary)
             make = grpc.unary_unary_rpc_method_handler
         return make(behaviour, request_deserializer=decode, response_serializer=handler.response_serializer)
 
@@ -117,23 +117,23 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             raise request.error
         return remaining
 
-    def _unary(self, name: str, inner: Any) -> Any:
+    def _unary(self, path: str, inner: Any) -> Any:
         async def behaviour(request: Any, context: Any) -> Any:
-            with self.calls.begin(name) as call:
+            with self.calls.begin(path, context) as call:
                 try:
                     async with asyncio.timeout(self._enter(call, request, context)):
                         return await inner(request, context)
                 except BaseException as failure:
                     if call.left(failure, context):
                         raise
-                    await self._abort(call, name, failure, context)
+                    await self._abort(call, path, failure, context)
 
         return behaviour
 
-    def _stream(self, name: str, inner: Any, has_content: Callable[[Any], bool]) -> Any:
+    def _stream(self, path: str, inner: Any, has_content: Callable[[Any], bool]) -> Any:
         async def behaviour(request: Any, context: Any) -> AsyncGenerator[Any, None]:
             produced = None
-            with self.calls.begin(name, streams=True) as call:
+            with self.calls.begin(path, context, streams=True) as call:
                 try:
                     async with asyncio.timeout(self._enter(call, request, context)):
                         if hasattr(request, "__aiter__"):
@@ -148,7 +148,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 except BaseException as failure:
                     if call.left(failure, context):
                         raise
-                    await self._abort(call, name, failure, context)
+                    await self._abort(call, path, failure, context)
                 finally:
                     if produced is not None:
                         await produced.aclose()
@@ -163,16 +163,16 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             yield request
 
     @staticmethod
-    async def _abort(call: Call, name: str, failure: BaseException, context: Any) -> None:
+    async def _abort(call: Call, path: str, failure: BaseException, context: Any) -> None:
         """Answer with the failure's status."""
         if isinstance(failure, GenmeshError):
             error = failure
         elif isinstance(failure, TimeoutError):
             error = DeadlineExceeded("the deadline passed while the call ran")
         else:
-            log.exception("unexpected failure in %s", name)
+            log.exception("unexpected failure in %s", path)
             error = Internal("an unexpected error; the server's log has the cause", reason="UNEXPECTED")
         if error.code is grpc.StatusCode.INTERNAL:
-            log.error("%s: %s", name, error.message, extra={"fields": {"reason": error.reason}})
+            log.error("%s: %s", path, error.message, extra={"fields": {"reason": error.reason}})
         call.code = error.code
         await context.abort(error.code, clipped(error.message, 1000), trailing(error))

@@ -28,7 +28,7 @@ def failure_of(error: errors.GenmeshError) -> grpc.aio.AioRpcError:
 
 
 def raised_by(failure: grpc.aio.AioRpcError, service: str = "embedding") -> errors.GenmeshError:
-    with pytest.raises(errors.GenmeshError) as caught, errors.calling(service):
+    with pytest.raises(errors.GenmeshError) as caught, errors.calling(service, "Embed"):
         raise failure
     return caught.value
 
@@ -106,5 +106,5 @@ def test_calling_gives_a_failure_without_details_the_services_reason() -> None:
 
 
 def test_calling_lets_other_exceptions_through() -> None:
-    with pytest.raises(KeyError), errors.calling("rag"):
+    with pytest.raises(KeyError), errors.calling("rag", "Embed"):
         raise KeyError("mine")
