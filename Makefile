@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench clean
+.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -73,6 +73,9 @@ fmt: proto ## Format and fix
 
 bench: proto models ## Measure hops, embedding, cancellation and memory; prints a table
 	@PYTHONPATH=. $(BIN)/python -m loadtest.bench
+
+observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards and the rules from their declarations
+	@PYTHONPATH=. $(BIN)/python -m deploy.observability
 
 lock: setup ## Resolve requirements/*.in anew
 	@for name in services dev triton; do \

@@ -15,6 +15,7 @@ from deploy.local.ports import SERVICES, Ports
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+RULES = ROOT / "deploy" / "helm" / "genmesh" / "rules" / "genmesh.yaml"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def prometheus_config(ports: Ports) -> str:
     jobs = [job(f"genmesh-{name.replace('_', '-')}", ports[f"metrics_{name}"]) for name in SERVICES]
     return yaml.safe_dump(
         {
-            "global": {"scrape_interval": "5s", "scrape_timeout": "4s"},
+            "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "15s"},
+            "rule_files": [str(RULES)],
             "scrape_configs": [*jobs, job("triton", ports["triton_metrics"])],
         },
         sort_keys=False,
