@@ -48,11 +48,13 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
                     yield pb.StreamGenerateImageResponse(step=step)
 
     async def GenerateImage(self, request: pb.GenerateImageRequest, context: Any) -> pb.GenerateImageResponse:
+        image: pb.GenerateImageResponse | None = None
         async with aclosing(self._events(request, context)) as events:
-            async for event in events:
+            async for event in events:  # to the end: to leave early is to cancel
                 if event.HasField("image"):
-                    image: pb.GenerateImageResponse = event.image
-                    return image
+                    image = event.image
+        if image is not None:
+            return image
         raise Unavailable("the model ended without an image", reason="MODEL_UNAVAILABLE")
 
     async def UpscaleImage(self, request: pb.UpscaleImageRequest, context: Any) -> pb.UpscaleImageResponse:

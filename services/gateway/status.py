@@ -29,6 +29,10 @@ KEPT_SECONDS, KEPT_ERRORS = 600, 50
 # TTFT's percentiles are over calls of so many seconds.
 WINDOW_SECONDS = 30
 PERCENTILES = {"ttft_p50_seconds": 0.5, "ttft_p95_seconds": 0.95, "ttft_p99_seconds": 0.99}
+# Whose TTFT is shown: an image's first content is its last.
+TEXT = ("StreamChat", "StreamGenerate", "StreamAnswer")
+# Rates are over so many seconds.
+RATE_SECONDS = 5
 # What each part is known to lean on; a part that does not (a cache in its own memory) says so by NOT_FOUND.
 DEPENDENCIES = {
     "tokenization": ("redis",),
@@ -69,6 +73,8 @@ class Sample:
             self.failed += value if labels["code"] not in ("OK", "CANCELLED") else 0
         buckets: dict[float, float] = {}
         for labels, value in _values(metrics.ttft, "_bucket"):
+            if labels["method"] not in TEXT:
+                continue
             bound = float(labels["le"])
             buckets[bound] = buckets.get(bound, 0) + value
         self.bounds = sorted(buckets)
@@ -109,7 +115,7 @@ class Status:
     def _measure(self) -> None:
         now = Sample(self.metrics)
         if self._window:
-            last, first = self._window[-1], self._window[0]
+            last, first = self._window[-min(RATE_SECONDS, len(self._window))], self._window[0]
             seconds = now.at - last.at
             counts = [new - old for new, old in zip(now.ttft, first.ttft, strict=True)]
             self._points.append(

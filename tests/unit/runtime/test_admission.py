@@ -39,7 +39,7 @@ def token() -> str:
 
 
 def enter(boundary: Boundary, context: Context) -> float:
-    with boundary.calls.begin("Method") as call:
+    with boundary.calls.begin("genmesh.v1.RagService/Method", context) as call:
         return boundary._enter(call, None, context)
 
 
