@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability clean
+.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -50,7 +50,10 @@ test-unit: proto ## Fast tests without servers
 test-contract: proto models ## Protos, models and configuration agree
 	@$(PYTEST) tests/contract
 
-test-integration: proto models ## Each service against real Triton, Redis and Milvus
+setup-browser: setup ## Install the browser that tests look at the status page with
+	@scripts/packages.sh $(PYTHON) chromium
+
+test-integration: proto models setup-browser ## Each service against real Triton, Redis and Milvus
 	@$(PYTEST) tests/integration
 
 test-e2e: proto models ## The whole cluster as a user meets it

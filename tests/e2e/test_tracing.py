@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import threading
 import time
@@ -15,6 +17,7 @@ import grpc
 import pytest
 from genmesh import Client
 from genmesh.errors import InvalidArgument
+from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.semconv.schemas import Schemas
 
@@ -25,6 +28,10 @@ from tests.conftest import MODELS, TRITON_PYTHON
 
 SERVER, CLIENT, INTERNAL = 2, 3, 1
 ERROR = 2
+# Whose spans an answer has.
+SERVICES = {
+    f"genmesh-{name}" for name in ("gateway", "rag", "embedding", "vector_search", "tokenization", "generation")
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,18 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
+def from_json(body: bytes) -> trace_service_pb2.ExportTraceServiceRequest:
+    """OTLP's JSON has ids in hexadecimal, where protobuf's own has base64."""
+    found = json.loads(body)
+    for resource in found["resourceSpans"]:
+        for scope in resource["scopeSpans"]:
+            for span in scope["spans"]:
+                for name in ("traceId", "spanId", "parentSpanId"):
+                    span[name] = base64.b64encode(bytes.fromhex(span.get(name, ""))).decode()
+    request = trace_service_pb2.ExportTraceServiceRequest()
+    return json_format.ParseDict(found, request, ignore_unknown_fields=True)
+
+
 def http_receiver(receiver: Receiver) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -84,10 +103,7 @@ def http_receiver(receiver: Receiver) -> ThreadingHTTPServer:
             if self.headers["Content-Type"] == "application/x-protobuf":
                 receiver.take(trace_service_pb2.ExportTraceServiceRequest.FromString(body))
             else:
-                from google.protobuf import json_format
-
-                request = trace_service_pb2.ExportTraceServiceRequest()
-                receiver.take(json_format.Parse(body, request, ignore_unknown_fields=True))
+                receiver.take(from_json(body))
             self.send_response(200)
             self.end_headers()
 
@@ -135,6 +151,19 @@ def spans_of(receiver: Receiver, trace: str, enough: Any) -> list[Seen]:
         time.sleep(0.1)
 
 
+def hop(span: Seen) -> bool:
+    """Whether it is a service's span of a call that arrived."""
+    return span.kind == SERVER and span.service != "genmesh-triton"
+
+
+def whole_answer(spans: list[Seen]) -> bool:
+    return {s.service for s in spans if hop(s)} >= SERVICES and "rag generate" in {s.name for s in spans}
+
+
+def two_servers(spans: list[Seen]) -> bool:
+    return sum(map(hop, spans)) == 2
+
+
 def parent_of() -> tuple[str, tuple[tuple[str, str], ...]]:
     trace = secrets.token_hex(16)
     return trace, (("traceparent", f"00-{trace}-{secrets.token_hex(8)}-01"),)
@@ -148,7 +177,11 @@ def test_one_trace_shows_an_answers_stages_with_their_tokens(traced) -> None:
     answer = client.rag.Answer(
         {"collection": "traced", "question": "Who lit the lamp of the tower?"}, metadata=metadata
     )
-    found = spans_of(receiver, trace, lambda s: any(x.service == "genmesh-gateway" and x.kind == SERVER for x in s))
+    found = spans_of(
+        receiver,
+        trace,
+        whole_answer,
+    )
     by_id = {span.id: span for span in found}
 
     def path(span: Seen) -> list[tuple[str, str]]:
@@ -167,9 +200,6 @@ def test_one_trace_shows_an_answers_stages_with_their_tokens(traced) -> None:
     chatting = "genmesh.v1.GenerationService/StreamChat"
     assert path(chat) == [*answering, ("rag", "rag generate"), ("rag", chatting), ("generation", chatting),
                           ("generation", "chat generator")]  # fmt: skip
-    assert {s.service for s in found} >= {
-        f"genmesh-{n}" for n in ("gateway", "rag", "embedding", "vector_search", "tokenization", "generation")
-    }
     for span in (stages["rag generate"], chat):
         assert span.attributes["gen_ai.usage.input_tokens"] == answer.usage.input_tokens
         assert span.attributes["gen_ai.usage.output_tokens"] == answer.usage.output_tokens
@@ -190,9 +220,10 @@ def test_triton_continues_the_trace(traced) -> None:
     client, receiver = traced
     trace, metadata = parent_of()
     client.embedding.Embed({"inputs": [f"traced {secrets.token_hex(4)}"]}, metadata=metadata)
-    found = spans_of(receiver, trace, lambda s: any(x.service == "genmesh-triton" for x in s))
+    found = spans_of(receiver, trace, lambda s: {"InferRequest", "embeddings embedder"} <= {x.name for x in s})
     ours = {span.id for span in found if span.name == "embeddings embedder"}
-    assert any(span.parent in ours for span in found if span.service == "genmesh-triton")
+    requests = {span.name: span.parent for span in found if span.service == "genmesh-triton"}
+    assert ours & set(requests.values()), (ours, requests)
 
 
 def test_a_refused_call_is_the_callers_fault_on_its_span(traced) -> None:
@@ -200,10 +231,10 @@ def test_a_refused_call_is_the_callers_fault_on_its_span(traced) -> None:
     trace, metadata = parent_of()
     with pytest.raises(InvalidArgument):
         client.tokenization.Count({"texts": []}, metadata=metadata)
-    found = spans_of(receiver, trace, lambda s: len([x for x in s if x.kind == SERVER]) == 2)
+    found = spans_of(receiver, trace, two_servers)
     for span in found:
         assert not span.error or span.kind == CLIENT
-        if span.kind == SERVER:
+        if hop(span):
             assert span.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
 
 
@@ -216,8 +247,8 @@ def test_a_cancelled_stream_ends_its_spans(traced) -> None:
     for _, _message in zip(range(3), stream, strict=False):
         pass
     stream.cancel()
-    found = spans_of(receiver, trace, lambda s: len([x for x in s if x.kind == SERVER]) == 2)
-    assert {s.attributes["rpc.response.status_code"] for s in found if s.kind == SERVER} == {"CANCELLED"}
+    found = spans_of(receiver, trace, two_servers)
+    assert {s.attributes["rpc.response.status_code"] for s in found if hop(s)} == {"CANCELLED"}
     (written,) = [span for span in found if span.name == "text_completion generator"]
     assert written.attributes["error.type"] == "cancelled"
     assert written.attributes["gen_ai.usage.output_tokens"] >= 3
