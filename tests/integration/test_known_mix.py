@@ -310,7 +310,7 @@ def test_whom_the_gateway_turns_away(running, before) -> None:
 @pytest.fixture
 def ingested(client: Client, collection: str) -> Iterator[str]:
     client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 384}})
-    yield collection
+    return collection
 
 
 def test_a_grounded_answer(running, client: Client, ingested: str, before) -> None:
