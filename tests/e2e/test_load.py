@@ -71,6 +71,7 @@ def test_a_mixed_scenario(running: Running, tmp_path: Path, planned: Counter[str
         "TTFT sent",
         "TTFT server",
         "ITL",
+        "ITL call",
         "tokens/s",
         "tokens/s call",
         "goodput %",
