@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability clean
+.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools test-chart clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -42,7 +42,7 @@ status: ## Tell how each part is
 logs: ## Show the last lines of each log; NAME=rag LINES=100 for one
 	@$(LOCAL) logs $(NAME) --lines $(or $(LINES),10)
 
-test: test-unit test-contract test-integration test-e2e test-recipes ## Run all tests (they start what they need on free ports)
+test: test-unit test-contract test-chart test-integration test-e2e test-recipes ## Run all tests (they start what they need on free ports)
 
 test-unit: proto ## Fast tests without servers
 	@$(PYTEST) tests/unit
@@ -73,6 +73,18 @@ fmt: proto ## Format and fix
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 	@$(BIN)/buf format -w protos
+
+load: proto ## Run a load: SCENARIO=chat [RATE=4 DURATION=30 WORKERS=2 WEB=8089]; non-zero where an SLO breaks
+	@PYTHONPATH=. $(BIN)/python -m loadtest.load $(SCENARIO) $(if $(RATE),--rate $(RATE)) $(if $(DURATION),--duration $(DURATION)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(WEB),--web $(WEB))
+
+capacity: proto ## Find the highest rate that keeps the SLO: SCENARIO=chat
+	@PYTHONPATH=. $(BIN)/python -m loadtest.capacity $(SCENARIO) $(if $(WORKERS),--workers $(WORKERS))
+
+chart-tools: setup ## Build helm and kubeconform, once
+	@scripts/chart-tools.sh $(STATE)
+
+test-chart: proto chart-tools ## The Helm chart against the schemas of Kubernetes
+	@$(PYTEST) tests/chart
 
 bench: proto models ## Measure hops, embedding, cancellation and memory; prints a table
 	@PYTHONPATH=. $(BIN)/python -m loadtest.bench

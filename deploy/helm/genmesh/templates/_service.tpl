@@ -1,0 +1,153 @@
+{{/*
+One service: Deployment, headless Service, budget and autoscaler. Needs
+  root, name      the part's name as in its folder, with "-" for "_"
+  key             its key in .Values.services
+  env             extra environment, as a list
+  cards           true: it reads the models' cards and tokenizers
+*/}}
+{{- define "genmesh.service" -}}
+{{- $values := mergeOverwrite (deepCopy .root.Values.defaults) (index .root.Values.services .key | default dict) -}}
+{{- $_ := set . "values" $values -}}
+{{- $name := include "genmesh.name" . -}}
+{{- $least := ternary (int $values.autoscaling.minReplicas) (int $values.replicas) $values.autoscaling.enabled -}}
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {{ $name }}
+  labels: {{- include "genmesh.labels" . | nindent 4 }}
+spec:
+  {{- if not $values.autoscaling.enabled }}
+  replicas: {{ $values.replicas }}
+  {{- end }}
+  selector:
+    matchLabels: {{- include "genmesh.selector" . | nindent 6 }}
+  strategy:
+    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+  template:
+    metadata:
+      labels: {{- include "genmesh.labels" . | nindent 8 }}
+      annotations:
+        prometheus.io/scrape: "true"
+        prometheus.io/port: "9100"
+    spec:
+      automountServiceAccountToken: false
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+      securityContext: {{- include "genmesh.podSecurity" . | nindent 8 }}
+      {{- with .root.Values.imagePullSecrets }}
+      imagePullSecrets: {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- include "genmesh.scheduling" . | nindent 6 }}
+      {{- if .cards }}
+      initContainers:
+        - name: cards
+          image: {{ include "genmesh.image" (dict "root" .root "image" .root.Values.triton.image) }}
+          imagePullPolicy: {{ .root.Values.triton.image.pullPolicy }}
+          command: [genmesh-cards, /models, /cards]
+          securityContext: {{- include "genmesh.containerSecurity" . | nindent 12 }}
+          resources:
+            requests: {cpu: 50m, memory: 64Mi}
+            limits: {memory: 256Mi}
+          volumeMounts:
+            - {name: cards, mountPath: /cards}
+            {{- if .root.Values.triton.modelsClaim }}
+            - {name: models, mountPath: /models, readOnly: true}
+            {{- end }}
+      {{- end }}
+      containers:
+        - name: {{ .name }}
+          image: {{ include "genmesh.image" (dict "root" .root "image" .root.Values.image) }}
+          imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+          args: [services.{{ .name | replace "-" "_" }}]
+          securityContext: {{- include "genmesh.containerSecurity" . | nindent 12 }}
+          env:
+            - {name: GENMESH_HOST, value: "0.0.0.0"}
+            - {name: GENMESH_PORT, value: "8080"}
+            - {name: GENMESH_METRICS_PORT, value: "9100"}
+            - {name: GENMESH_LOG_LEVEL, value: {{ .root.Values.logLevel }}}
+            - {name: GENMESH_DRAIN_SECONDS, value: {{ $values.drainSeconds | quote }}}
+            - {name: GENMESH_MAX_CONCURRENT_CALLS, value: {{ $values.maxConcurrentCalls | quote }}}
+            - name: GENMESH_IDENTITY_SECRET
+              valueFrom: {secretKeyRef: {name: {{ include "genmesh.identitySecret" .root }}, key: secret}}
+            {{- with .root.Values.otlpEndpoint }}
+            - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+            {{- end }}
+            {{- if .cards }}
+            - {name: GENMESH_MODELS_DIR, value: /cards}
+            {{- end }}
+            {{- with .env }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+            {{- range $setting, $value := $values.env }}
+            - {name: {{ $setting }}, value: {{ $value | quote }}}
+            {{- end }}
+          ports:
+            - {name: grpc, containerPort: 8080}
+            - {name: metrics, containerPort: 9100}
+            {{- with .ports }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+          # The process answers at once; whether it serves is for the readiness probe.
+          startupProbe:
+            tcpSocket: {port: grpc}
+            periodSeconds: 1
+            failureThreshold: 60
+          readinessProbe:
+            grpc: {port: 8080}
+            periodSeconds: 2
+            timeoutSeconds: 2
+            failureThreshold: 2
+          livenessProbe:
+            tcpSocket: {port: grpc}
+            periodSeconds: 10
+            failureThreshold: 6
+          resources: {{- toYaml $values.resources | nindent 12 }}
+          volumeMounts:
+            - {name: tmp, mountPath: /tmp}
+            {{- if .cards }}
+            - {name: cards, mountPath: /cards, readOnly: true}
+            {{- end }}
+            {{- with .mounts }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
+      volumes:
+        - {name: tmp, emptyDir: {sizeLimit: 64Mi}}
+        {{- if .cards }}
+        - {name: cards, emptyDir: {sizeLimit: 256Mi}}
+        {{- if .root.Values.triton.modelsClaim }}
+        - {name: models, persistentVolumeClaim: {claimName: {{ .root.Values.triton.modelsClaim }}, readOnly: true}}
+        {{- end }}
+        {{- end }}
+        {{- with .volumes }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ $name }}
+  labels: {{- include "genmesh.labels" . | nindent 4 }}
+spec:
+  # Headless: callers see every pod, and balance calls rather than connections.
+  clusterIP: None
+  selector: {{- include "genmesh.selector" . | nindent 4 }}
+  ports:
+    - {name: grpc, port: 8080, targetPort: grpc, appProtocol: kubernetes.io/h2c}
+    - {name: metrics, port: 9100, targetPort: metrics}
+{{- include "genmesh.budget" (dict "root" .root "name" .name "values" $values "least" $least) }}
+{{- if $values.autoscaling.enabled }}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata:
+  name: {{ $name }}
+  labels: {{- include "genmesh.labels" . | nindent 4 }}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: {{ $name }}}
+  minReplicas: {{ $values.autoscaling.minReplicas }}
+  maxReplicas: {{ $values.autoscaling.maxReplicas }}
+  metrics:
+    - type: Resource
+      resource: {name: cpu, target: {type: Utilization, averageUtilization: {{ $values.autoscaling.cpuPercent }}}}
+{{- end }}
+{{- end }}
