@@ -86,14 +86,16 @@ chart-tools: setup ## Build helm and kubeconform, once
 test-chart: proto chart-tools ## The Helm chart against the schemas of Kubernetes
 	@$(PYTEST) tests/chart
 
-bench: proto models ## Measure hops, embedding, cancellation and memory; prints a table
+bench: proto models ## Measure hops, embedding, cancellation, memory, and Genmesh against its peers
+	@scripts/packages.sh $(PYTHON) nginx cmake g++
 	@PYTHONPATH=. $(BIN)/python -m loadtest.bench
+	@PYTHONPATH=. $(BIN)/python -m loadtest.peers
 
 observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards and the rules from their declarations
 	@PYTHONPATH=. $(BIN)/python -m deploy.observability
 
 lock: setup ## Resolve requirements/*.in anew
-	@for name in services dev triton; do \
+	@for name in services dev triton peers; do \
 	  $(STATE)/venv/tools/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header requirements/$$name.in -o requirements/$$name.txt; \
 	done
 

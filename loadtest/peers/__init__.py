@@ -1,0 +1,1 @@
+"""Benchmarks against peers on the same weights; ``python -m loadtest.peers --help``."""
