@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools test-chart clean
+.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools images test-chart clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -80,6 +80,10 @@ load: proto ## Run a load: SCENARIO=chat [RATE=4 DURATION=30 WORKERS=2 WEB=8089]
 capacity: proto ## Find the highest rate that keeps the SLO: SCENARIO=chat
 	@PYTHONPATH=. $(BIN)/python -m loadtest.capacity $(SCENARIO) $(if $(WORKERS),--workers $(WORKERS))
 
+images: proto models ## Build the images of the services, Triton on a CPU and Milvus Lite with buildah
+	@scripts/packages.sh $(PYTHON) buildah debootstrap
+	@scripts/images.sh services triton-cpu milvus-lite
+
 chart-tools: setup ## Build helm and kubeconform, once
 	@scripts/chart-tools.sh $(STATE)
 
@@ -95,7 +99,7 @@ observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards an
 	@PYTHONPATH=. $(BIN)/python -m deploy.observability
 
 lock: setup ## Resolve requirements/*.in anew
-	@for name in services dev triton peers; do \
+	@for name in services dev triton triton-runtime milvus-lite peers; do \
 	  $(STATE)/venv/tools/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header requirements/$$name.in -o requirements/$$name.txt; \
 	done
 

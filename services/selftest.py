@@ -1,0 +1,47 @@
+"""What `helm test` runs: ingest a text, ask about it, check the citation, draw an image, tidy up.
+
+GENMESH_TARGET and GENMESH_API_KEY say where. It ends with 1 and a sentence where something is not as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+from genmesh import Client
+from genmesh.errors import GenmeshError
+
+FACT = "The lamp of the north tower was lit by Ada Brook in 1911."
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def main() -> None:
+    collection = "selftest-" + secrets.token_hex(4)
+    with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"]) as client:
+        try:
+            document = {"id": "tower", "title": "North tower", "text": FACT}
+            for event in client.rag.Ingest(iter([{"collection": collection, "document": document}]), timeout=60):
+                if event.HasField("failed"):
+                    sys.exit(f"The text was not ingested: {event.failed.message}")
+            question = {"collection": collection, "question": "Who lit the lamp of the north tower?"}
+            answer = client.rag.Answer(question, timeout=60)
+            print(f"answer: {answer.text!r}, citing {[c.quote for c in answer.citations]}")
+            if not answer.answered or [c.document_id for c in answer.citations] != ["tower"]:
+                sys.exit("The answer does not cite the text that holds it.")
+            if any(citation.quote not in FACT for citation in answer.citations):
+                sys.exit("A citation quotes what the text does not say.")
+            drawn = client.diffusion.GenerateImage({"prompt": "a red circle"}, timeout=120).image
+            print(f"image: {drawn.width} x {drawn.height}, {len(drawn.data)} bytes")
+            if not drawn.data.startswith(PNG):
+                sys.exit("The image is no PNG.")
+        finally:
+            client.vector_search.DeleteCollection({"collection": collection}, timeout=15)
+    print("All is well.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GenmeshError as failure:
+        sys.exit(f"The self-test failed: {failure}")
