@@ -19,6 +19,7 @@ from services.gateway.forward import Forwarder
 from services.gateway.keys import Keys
 from services.gateway.settings import Settings
 from services.gateway.status import Status, serve
+from services.gateway.tls import credentials
 from services.runtime import channels, logs, server, tracing
 from services.runtime.health import Health, channel_probe
 from services.runtime.metrics import Gateway
@@ -61,14 +62,14 @@ async def main() -> None:
     watching: asyncio.Task[None] | None = None
     if settings.status_port:
         try:
-            page = serve(status, settings.host, settings.status_port)
+            page = serve(status, health, settings.host, settings.status_port)
         except OSError as failure:
             raise SystemExit(
                 f"Cannot serve the status page on {settings.host}:{settings.status_port}: {failure}"
             ) from None
         watching = asyncio.create_task(status.watch())
     try:
-        await server.run(gateway, settings, health, registry, list(routes))
+        await server.run(gateway, settings, health, registry, list(routes), credentials(settings))
     finally:
         if page is not None and watching is not None:
             watching.cancel()

@@ -1,6 +1,7 @@
 """The gateway's status page: health of each part, live TTFT and throughput, recent errors.
 
-A thread serves two paths, ``/`` (the page) and ``/status.json`` (what it draws). The numbers are the gateway's own
+A thread serves three paths: ``/`` (the page), ``/status.json`` (what it draws) and ``/healthz`` (200 unless the gateway
+is draining, for probes that cannot speak gRPC over TLS). The numbers are the gateway's own
 metrics, read once a second; nothing on a call's path is added but one entry a failed call.
 """
 
@@ -22,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.runtime.errors import reason_in
-from services.runtime.health import DEPENDENCY, PROBE_TIMEOUT_SECONDS
+from services.runtime.health import DEPENDENCY, PROBE_TIMEOUT_SECONDS, Health
 from services.runtime.metrics import Server
 
 KEPT_SECONDS, KEPT_ERRORS = 600, 50
@@ -166,7 +167,7 @@ class Status:
         }
 
 
-def serve(status: Status, host: str, port: int) -> ThreadingHTTPServer:
+def serve(status: Status, health: Health, host: str, port: int) -> ThreadingHTTPServer:
     """Serve the page until ``shutdown``."""
     page = files("services.gateway").joinpath("status.html").read_bytes()
 
@@ -179,8 +180,11 @@ def serve(status: Status, host: str, port: int) -> ThreadingHTTPServer:
                 self._answer(200, "text/html; charset=utf-8", page)
             elif path == "/status.json":
                 self._answer(200, "application/json", status.page)
+            elif path == "/healthz":
+                code, text = (503, b"draining\n") if health.draining else (200, b"ok\n")
+                self._answer(code, "text/plain; charset=utf-8", text)
             else:
-                self._answer(404, "text/plain; charset=utf-8", b"There is / and /status.json.\n")
+                self._answer(404, "text/plain; charset=utf-8", b"There is /, /status.json and /healthz.\n")
 
         def _answer(self, code: int, kind: str, body: bytes) -> None:
             self.send_response(code)

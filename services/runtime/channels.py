@@ -10,6 +10,8 @@ import grpc
 from services.runtime import identity, tracing
 
 LIMIT = 64 * 2**20
+# Every replica that the address resolves to gets its calls in turn.
+BALANCED = '{"loadBalancingConfig": [{"round_robin": {}}]}'
 
 
 def service_config() -> str:
@@ -27,8 +29,8 @@ def connect(address: str, *, with_config: bool = True) -> grpc.aio.Channel:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
-    if with_config:
-        options += [("grpc.service_config", service_config()), ("grpc.enable_retries", 1)]
+    options.append(("grpc.service_config", service_config() if with_config else BALANCED))
+    options.append(("grpc.enable_retries", int(with_config)))
     return grpc.aio.insecure_channel(address, options=options)
 
 

@@ -13,6 +13,8 @@ from grpc_health.v1.health import aio as health_aio
 log = logging.getLogger(__name__)
 Probe = Callable[[], Awaitable[None]]
 INTERVAL_SECONDS = 1.0
+# This process alone, whatever it leans on: for a gateway's readiness, which one service must not take away.
+ITSELF = "itself"
 # Under this name and a dependency's own each server tells how what it leans on is.
 DEPENDENCY = "dependency/"
 PROBE_TIMEOUT_SECONDS = 2.0
@@ -52,7 +54,7 @@ class Health:
         self.servicer = health_aio.HealthServicer()
         self.names, self.each, self.optional, self.on_check = list(names), each, set(optional or ()), on_check
         self.probes = dict(probes) | dict(optional or {})
-        self._draining = False
+        self.draining = False
         self._down: dict[str, str] = {}
 
     async def _ask(self, name: str) -> str | None:
@@ -72,7 +74,7 @@ class Health:
             log.info("%s answers again", name)
         self._down = down
         self.on_check(down)
-        if self._draining:
+        if self.draining:
             return
         if not self.each:
             for name in self.probes:
@@ -86,10 +88,11 @@ class Health:
     async def watch(self) -> None:
         for name in [*self.names, ""]:
             await self.servicer.set(name, NOT_SERVING)
+        await self.servicer.set(ITSELF, SERVING)
         while True:
             await self.check()
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def enter_drain(self) -> None:
-        self._draining = True
+        self.draining = True
         await self.servicer.enter_graceful_shutdown()

@@ -77,13 +77,19 @@ def server_metrics(service: str, names: Sequence[str], registry: CollectorRegist
 
 
 async def run(
-    server: grpc.aio.Server, settings: ServiceSettings, health: Health, metrics: CollectorRegistry, names: Sequence[str]
+    server: grpc.aio.Server,
+    settings: ServiceSettings,
+    health: Health,
+    metrics: CollectorRegistry,
+    names: Sequence[str],
+    credentials: grpc.ServerCredentials | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then say NOT_SERVING, let calls end, and stop."""
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
     try:
-        if not server.add_insecure_port(f"{settings.host}:{settings.port}"):
+        address = f"{settings.host}:{settings.port}"
+        if not (server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)):
             raise RuntimeError("port taken")
         exporter, _ = start_http_server(settings.metrics_port, settings.host, metrics)
     except (RuntimeError, OSError) as failure:

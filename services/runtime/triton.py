@@ -14,9 +14,19 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.runtime import tracing
+from services.runtime.channels import BALANCED, LIMIT
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
+
+# As tritonclient's own, and balanced over the replicas.
+CHANNEL = [
+    ("grpc.max_send_message_length", LIMIT),
+    ("grpc.max_receive_message_length", LIMIT),
+    ("grpc.service_config", BALANCED),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
 
 
 def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
@@ -52,7 +62,7 @@ class Triton:
     """One client a process; its channel is shared by all calls."""
 
     def __init__(self, url: str, metrics: Models) -> None:
-        self._client, self.metrics = triton.InferenceServerClient(url), metrics
+        self._client, self.metrics = triton.InferenceServerClient(url, channel_args=CHANNEL), metrics
 
     async def close(self) -> None:
         await self._client.close()

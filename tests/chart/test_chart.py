@@ -224,3 +224,16 @@ def test_every_image_follows_the_registry_and_the_tags() -> None:
     images = {c["image"] for _, pod in pods(found) for c in pod["containers"] + pod.get("initContainers", [])}
     assert all(image.startswith("registry.example:5000/") for image in images)
     assert {"registry.example:5000/genmesh/services:7", "registry.example:5000/genmesh/triton-cpu:8"} <= images
+
+
+def test_tls_needs_a_probe_that_can_speak_to_it() -> None:
+    pod = one(objects("production"), "Deployment", "mesh-gateway")["spec"]["template"]["spec"]
+    probe = pod["containers"][0]["readinessProbe"]
+    assert probe["httpGet"] == {"path": "/healthz", "port": "status"}
+    assert {"name": "tls", "secret": {"secretName": "genmesh-tls"}} in pod["volumes"]
+    plain = one(objects("default"), "Deployment", "mesh-gateway")["spec"]["template"]["spec"]["containers"][0]
+    assert plain["readinessProbe"]["grpc"] == {"port": 8080, "service": "itself"}
+    refused = helm(
+        "template", "mesh", str(CHART), "--set=services.gateway.tlsSecret=x,services.gateway.statusPort=0", fails=True
+    )
+    assert "statusPort must be on" in refused

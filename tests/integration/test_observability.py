@@ -168,3 +168,5 @@ def test_there_is_nothing_else_behind_the_page(running) -> None:
     with pytest.raises(urllib.error.HTTPError) as failure:
         urllib.request.urlopen(page(running, "etc/passwd"), timeout=5)
     assert failure.value.code == 404
+    with urllib.request.urlopen(page(running, "healthz"), timeout=5) as answer:
+        assert answer.read() == b"ok\n"

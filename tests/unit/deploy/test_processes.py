@@ -68,7 +68,7 @@ def test_addresses_of_other_parts_are_theirs(name: str, layout: Layout, monkeypa
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_service_could_do_with_less(name: str, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = service_environment(name, layout, PORTS, SECRET)
-    optional = {"GENMESH_HOST", "GENMESH_REDIS_URL"}
+    optional = {"GENMESH_HOST", "GENMESH_REDIS_URL", "GENMESH_STATUS_PORT"}
     for left_out in environment.keys() - optional:
         with pytest.raises(SystemExit, match=left_out):
             load_exactly(name, {k: v for k, v in environment.items() if k != left_out}, monkeypatch)

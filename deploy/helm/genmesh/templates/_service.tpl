@@ -3,6 +3,7 @@ One service: Deployment, headless Service, budget and autoscaler. Needs
   root, name      the part's name as in its folder, with "-" for "_"
   key             its key in .Values.services
   env             extra environment, as a list
+  readiness       its readiness probe's handler, where not gRPC health of the whole server
   cards           true: it reads the models' cards and tokenizers
 */}}
 {{- define "genmesh.service" -}}
@@ -92,8 +93,7 @@ spec:
             tcpSocket: {port: grpc}
             periodSeconds: 1
             failureThreshold: 60
-          readinessProbe:
-            grpc: {port: 8080}
+          readinessProbe: {{- toYaml (.readiness | default (dict "grpc" (dict "port" 8080))) | nindent 12 }}
             periodSeconds: 2
             timeoutSeconds: 2
             failureThreshold: 2
