@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
 import time
+from types import ModuleType
 
+import numpy as np
 import pytest
 from genmesh import Client
 from genmesh.errors import InvalidArgument, NotFound
@@ -14,11 +17,20 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.metrics import scrape
 
-sys.path.insert(0, str(ROOT / "model_repository" / "starter" / "diffuser"))
-import data as drawing
 
-SHAPES = ("circle", "square", "triangle", "star")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+def load_drawing() -> ModuleType:
+    """By path: other starters have modules of the same name."""
+    path = ROOT / "model_repository" / "starter" / "diffuser" / "data.py"
+    spec = importlib.util.spec_from_file_location("diffuser_data", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+drawing = load_drawing()
 
 
 def picture(image) -> Image.Image:
@@ -28,16 +40,20 @@ def picture(image) -> Image.Image:
     return opened
 
 
-def test_the_diffuser_draws_the_named_shape_in_the_named_colour(client: Client) -> None:
-    """Six colours and four shapes, each once: nearly all right."""
-    wrong = []
-    for i, shape in enumerate(SHAPES):
-        for j, colour in enumerate(COLOURS):
-            response = client.diffusion.GenerateImage({"prompt": f"a {colour} {shape}", "seed": 10 * i + j})
-            seen = drawing.recognise(picture(response.image))
-            if seen != (shape, colour):
-                wrong.append((shape, colour, seen))
-    assert len(wrong) <= 3, wrong
+@pytest.mark.timeout(900)
+def test_the_diffuser_draws_what_prompts_ask(client: Client) -> None:
+    """200 prompts that training never saw, measured in the pixels: shapes, colours, sizes, places and pairs."""
+
+    def draw(prompt: str, seed: int) -> np.ndarray:
+        image = client.diffusion.GenerateImage({"prompt": prompt, "seed": seed}).image
+        assert (image.width, image.height) == (drawing.SIZE, drawing.SIZE)
+        return np.asarray(picture(image))
+
+    found = drawing.verdicts(draw, drawing.evaluation_scenes(200))
+    # Measured: 93.5, 92.1 and 86.1 %; the bounds leave room for another processor's rounding.
+    assert drawing.share(v.objects for v in found) >= 0.91
+    assert drawing.share(v.place for v in found) >= 0.88
+    assert drawing.share(v.sizes for v in found) >= 0.80
 
 
 def test_a_seed_gives_the_same_image_again(client: Client) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 def load() -> ModuleType:
     """By path: another starter has a module of the same name."""
     spec = importlib.util.spec_from_file_location(
-        "diffuser_data", ROOT / "model_repository" / "starter" / "diffuser_128" / "data.py"
+        "diffuser_data", ROOT / "model_repository" / "starter" / "diffuser" / "data.py"
     )
     assert spec is not None
     assert spec.loader is not None
