@@ -56,8 +56,8 @@ def test_search_embed_tokens_models_status(run, ingested) -> None:
 
 
 def test_image_writes_a_png(run) -> None:
-    assert "64 x 64" in run("image", "a red circle", "-o", "out.png", "--steps", "4", "--seed", "1")
-    assert Image.open(run.folder / "out.png").size == (64, 64)
+    assert "128 x 128" in run("image", "a red circle", "-o", "out.png", "--steps", "4", "--seed", "1")
+    assert Image.open(run.folder / "out.png").size == (128, 128)
 
 
 def test_chat_streams(run) -> None:
