@@ -71,5 +71,5 @@ def test_the_generator_learns(tmp_path: Path) -> None:
 
 
 def test_the_diffuser_learns(tmp_path: Path) -> None:
-    printed = train("diffuser", tmp_path)
+    printed = train("diffuser", tmp_path, "--pool", "400", minutes="3")
     assert fell(figures(printed, r"(?m)^U-Net .* loss ([\d.]+)"), 0.95)
