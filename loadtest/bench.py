@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import random
-import secrets
 import shutil
 import statistics
 import subprocess
@@ -30,13 +29,14 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from deploy.local.cluster import Cluster
-from deploy.local.ports import SERVICES, Ports
-from deploy.local.processes import ROOT, Layout
+from deploy.local.ports import SERVICES
+from deploy.local.processes import ROOT
+from loadtest.peers.cluster import started
+from loadtest.peers.setup import TRITON_PYTHON
 from services.runtime.triton import scalar
 from tests.metrics import scrape
 
 STATE = ROOT / ".state"
-TRITON_PYTHON = STATE / "venv" / "triton" / "bin" / "python"
 CLIENTS, NEW_TOKENS, BATCH = 16, 64, 32
 IDLE_SECONDS = 0.01  # what a call left to do has ended before the next one is timed
 WORDS = ["river", "stone", "cloud", "engine", "letter", "garden", "winter", "copper", "market", "bridge", "signal"]
@@ -319,21 +319,14 @@ def main() -> None:
         [str(TRITON_PYTHON.with_name("genmesh-models")), "build", "--into", str(models), "generator"],
         check=True, env=os.environ | {"GENMESH_GENERATOR_SOURCE": str(checkpoint)},
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(Layout(Path(folder), models, TRITON_PYTHON), Ports.free())
-        key = "gm_" + secrets.token_urlsafe(24)
-        cluster.add_key("bench", key)
-        cluster.start(lambda text: print(f"  {text}", flush=True))
-        try:
-            rows = [memory(cluster)]
-            print("generation and TTFT", flush=True)
-            rows = [*asyncio.run(generation(cluster, key, args.rounds)), *rows]
-            print("embedding", flush=True)
-            rows.insert(2, asyncio.run(embedding(cluster, key, args.rounds)))
-            print("cancellation", flush=True)
-            rows[3:3] = asyncio.run(cancellation(cluster, key))
-        finally:
-            cluster.stop()
+    with tempfile.TemporaryDirectory() as folder, started(Path(folder), models) as (cluster, key):
+        rows = [memory(cluster)]
+        print("generation and TTFT", flush=True)
+        rows = [*asyncio.run(generation(cluster, key, args.rounds)), *rows]
+        print("embedding", flush=True)
+        rows.insert(2, asyncio.run(embedding(cluster, key, args.rounds)))
+        print("cancellation", flush=True)
+        rows[3:3] = asyncio.run(cancellation(cluster, key))
     args.write.write_text(document(rows, args.rounds))
     print(table(rows))
     print(f"written to {args.write}")

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
-from deploy.observability.rules import TEXT_STREAMS
+from deploy.observability.rules import TEXT_METHODS
 from services.runtime.metrics import SERVICES
 
 RATE = "$__rate_interval"
@@ -53,7 +53,7 @@ def each(expr: str, names: tuple[str, ...] = SERVICES) -> tuple[Curve, ...]:
     return tuple(Curve(expr.replace("{}", name), name) for name in names)
 
 
-TEXT = f'{{method=~"{TEXT_STREAMS}"}}'
+TEXT = f'{{method=~"{TEXT_METHODS}"}}'
 CACHED = ("tokenization", "embedding")
 
 DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {

@@ -70,12 +70,8 @@ def metrics_table() -> str:
             "| --- | --- | --- | --- |",
         ]
         for declared in family.declared().values():
-            name = declared.name(shown).replace("<", "&lt;").replace(">", "&gt;")
-            lines.append(
-                f"| `{declared.name(shown)}` | {_kind(declared)} | {_labels(declared)} | {declared.help} |"
-                if name
-                else ""
-            )
+            name = declared.name(shown)
+            lines.append(f"| `{name}` | {_kind(declared)} | {_labels(declared)} | {declared.help} |")
         lines.append("")
     lines += ["## Models in Triton", "", "At Triton's metrics port; each has the labels `model` and `version`.", "",
               "| metric | kind | what |", "| --- | --- | --- |"]  # fmt: skip

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.runtime.metrics import SERVICES
+from services.runtime.metrics import SERVICES, TEXT_STREAMS
 
 # Share of the gateway's calls that do not fail by our fault, and of its streams whose TTFT is at most TTFT_SECONDS.
 AVAILABILITY, TTFT = 0.999, 0.95
 TTFT_SECONDS = "1.0"  # a bucket's bound
 FAULTS = "UNAVAILABLE|INTERNAL|UNKNOWN|DATA_LOSS"
-TEXT_STREAMS = "StreamChat|StreamGenerate|StreamAnswer"
+TEXT_METHODS = "|".join(TEXT_STREAMS)
 # (burn rate, long window, short window, severity): the four of the workbook for 30 days.
 BURNS = ((14.4, "1h", "5m", "page"), (6, "6h", "30m", "page"), (3, "1d", "2h", "ticket"), (1, "3d", "6h", "ticket"))
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -66,7 +66,7 @@ def records() -> list[Record]:
         calls = f"genmesh_gateway_requests_total[{window}]"
         faults = f'genmesh_gateway_requests_total{{code=~"{FAULTS}"}}[{window}]'
         found.append(Record(f"genmesh:gateway_faults:ratio_rate{window}", f"sum(rate({faults})) / sum(rate({calls}))"))
-        ttft = f'genmesh_gateway_time_to_first_token_seconds_{{}}{{{{method=~"{TEXT_STREAMS}"{{}}}}}}[{window}]'
+        ttft = f'genmesh_gateway_time_to_first_token_seconds_{{}}{{{{method=~"{TEXT_METHODS}"{{}}}}}}[{window}]'
         fast, all_ = ttft.format("bucket", f',le="{TTFT_SECONDS}"'), ttft.format("count", "")
         found.append(
             Record(f"genmesh:gateway_slow_ttft:ratio_rate{window}", f"1 - sum(rate({fast})) / sum(rate({all_}))")
@@ -76,7 +76,7 @@ def records() -> list[Record]:
         found.append(
             Record(f"genmesh:gateway_ttft_seconds:{name}_5m",
                    _quantile(share, "genmesh_gateway_time_to_first_token_seconds",
-                             where=f'{{method=~"{TEXT_STREAMS}"}}'))
+                             where=f'{{method=~"{TEXT_METHODS}"}}'))
         )  # fmt: skip
         found.append(
             Record(

@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from copy import copy
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from genmesh_models import generators, verification, versions
 from genmesh_models.catalogue import REPOSITORY, Entry
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import read_json
+from genmesh_models.sources import read_json, recipe
 from genmesh_models.texts import grounded_prompts, retrieval_set
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
@@ -311,7 +310,7 @@ def upscaler(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         )
     import torch
 
-    network = upscaler_network()
+    network = recipe("starter/upscaler", "network")
     figures: list[verification.Figure] = []
     if cast(source, out, entry.precision):
         picture = torch.from_numpy(sample_picture())
@@ -322,17 +321,6 @@ def upscaler(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         "engine": "torch-cuda", "scale": config["scale"], "reach": network.load(source).reach,
         "tile": entry.limits.get("tile", UPSCALER_TILE), "verification": figures,
     }  # fmt: skip
-
-
-def upscaler_network() -> Any:
-    """The recipe's module ``network``; other recipes have modules of that name too."""
-    path = REPOSITORY / "starter" / "upscaler" / "network.py"
-    spec = spec_from_file_location("upscaler_network", path)
-    if spec is None or spec.loader is None:
-        raise BuildError(f"{path} cannot be loaded")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sample_picture(side: int = 128) -> np.ndarray:

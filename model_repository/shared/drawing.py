@@ -15,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from inbox import work_off
 from measured import Measured
-from tensors import error, value
+from tensors import error, model_card, value
 
 # How long a model that is unloaded goes on with the images that wait.
 DRAIN_SECONDS = 300
@@ -61,7 +61,8 @@ class Diffuser:
         """The picture, uint8 (height, width, 3); calls ``drawing.after_step``, whose Cancelled ends it."""
         raise NotImplementedError
 
-    def start(self, args: dict[str, str], folder: Any, card: dict[str, Any]) -> None:
+    def initialize(self, args: dict[str, str]) -> None:
+        folder, card = model_card(args)
         self.load(args, folder, card)
         self.inbox: queue.Queue[Drawing | None] = queue.Queue(card["max_waiting"])
         self.measured = Measured("diffuser", args)

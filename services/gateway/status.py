@@ -24,14 +24,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.runtime.errors import reason_in
 from services.runtime.health import DEPENDENCY, PROBE_TIMEOUT_SECONDS, Health
-from services.runtime.metrics import Server
+from services.runtime.metrics import TEXT_STREAMS, Server
 
 KEPT_SECONDS, KEPT_ERRORS = 600, 50
 # TTFT's percentiles are over calls of so many seconds.
 WINDOW_SECONDS = 30
 PERCENTILES = {"ttft_p50_seconds": 0.5, "ttft_p95_seconds": 0.95, "ttft_p99_seconds": 0.99}
-# Whose TTFT is shown: an image's first content is its last.
-TEXT = ("StreamChat", "StreamGenerate", "StreamAnswer")
 # Rates are over so many seconds.
 RATE_SECONDS = 5
 # What each part is known to lean on; a part that does not (a cache in its own memory) says so by NOT_FOUND.
@@ -74,7 +72,7 @@ class Sample:
             self.failed += value if labels["code"] not in ("OK", "CANCELLED") else 0
         buckets: dict[float, float] = {}
         for labels, value in _values(metrics.ttft, "_bucket"):
-            if labels["method"] not in TEXT:
+            if labels["method"] not in TEXT_STREAMS:
                 continue
             bound = float(labels["le"])
             buckets[bound] = buckets.get(bound, 0) + value

@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from services.runtime import buckets
 
 CODES = tuple(code.name for code in grpc.StatusCode)
+# Streams whose first content is a text's first token; an image's first content is its last.
+TEXT_STREAMS = ("StreamChat", "StreamGenerate", "StreamAnswer")
 # How a stream can end: its last message left, its caller went away, its deadline passed, it failed.
 ENDS = ("completed", "cancelled", "deadline", "error")
 REFUSALS = ("OVERLOADED", "DEADLINE_ALREADY_PASSED")

@@ -14,15 +14,15 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.runtime import tracing
-from services.runtime.channels import BALANCED, LIMIT
+from services.runtime.channels import BALANCED
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
 
-# As tritonclient's own, and balanced over the replicas.
+# Balanced over the replicas; tritonclient's own limits, which these options replace.
 CHANNEL = [
-    ("grpc.max_send_message_length", LIMIT),
-    ("grpc.max_receive_message_length", LIMIT),
+    ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
     ("grpc.service_config", BALANCED),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

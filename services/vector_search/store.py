@@ -69,15 +69,15 @@ class Store:
 
     async def _call(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
         """Run one call on a thread; load the collection and try again where Milvus restarted and has not."""
-        begun = time.monotonic()
         with tracing.span(
             operation,
             tracing.SpanKind.CLIENT,
             {tracing.db.DB_SYSTEM_NAME: "milvus", tracing.db.DB_OPERATION_NAME: operation},
         ):
-            return await self._ask(operation, name, work, begun)
+            return await self._ask(operation, name, work)
 
-    async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T], begun: float) -> T:
+    async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
+        begun = time.monotonic()
         loop = asyncio.get_running_loop()
         try:
             client = await self._connected()

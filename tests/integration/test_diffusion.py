@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import time
-from types import ModuleType
 
 import numpy as np
 import pytest
 from genmesh import Client
 from genmesh.errors import InvalidArgument, NotFound
+from genmesh_models.sources import recipe
 from PIL import Image
 
-from tests.conftest import ROOT
 from tests.metrics import scrape
 
-
-def load_drawing() -> ModuleType:
-    """By path: other starters have modules of the same name."""
-    path = ROOT / "model_repository" / "starter" / "diffuser" / "data.py"
-    spec = importlib.util.spec_from_file_location("diffuser_data", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-drawing = load_drawing()
+drawing = recipe("starter/diffuser", "data")
 
 
 def picture(image) -> Image.Image:

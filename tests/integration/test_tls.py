@@ -18,11 +18,7 @@ from genmesh import Client
 from genmesh.errors import GenmeshError, Unauthenticated
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+from deploy.local.ports import Ports
 
 
 def issue(authority: trustme.CA, folder: Path) -> None:
@@ -32,14 +28,14 @@ def issue(authority: trustme.CA, folder: Path) -> None:
     (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in found.cert_chain_pems))
 
 
-def environment(folder: Path, port: int) -> dict[str, str]:
+def environment(folder: Path, ports: Ports) -> dict[str, str]:
     (folder / "keys.yaml").write_text("[]")
     urls = {
         f"GENMESH_{n}_URL": "127.0.0.1:9"
         for n in ("TOKENIZATION", "EMBEDDING", "VECTOR_SEARCH", "GENERATION", "DIFFUSION", "RAG")
     }
     return os.environ | urls | {
-        "GENMESH_PORT": str(port), "GENMESH_METRICS_PORT": str(free_port()), "GENMESH_IDENTITY_SECRET": "s" * 32,
+        "GENMESH_PORT": str(ports["gateway"]), "GENMESH_METRICS_PORT": str(ports["metrics_gateway"]), "GENMESH_IDENTITY_SECRET": "s" * 32,
         "GENMESH_API_KEYS_FILE": str(folder / "keys.yaml"), "GENMESH_TLS_CERTIFICATE_FILE": str(folder / "tls.crt"),
         "GENMESH_TLS_KEY_FILE": str(folder / "tls.key"),
     }  # fmt: skip
@@ -50,9 +46,10 @@ COMMAND = [sys.executable, "-m", "services.gateway"]
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path, trustme.CA]]:
-    folder, authority, port = tmp_path_factory.mktemp("tls"), trustme.CA(), free_port()
+    folder, authority, ports = tmp_path_factory.mktemp("tls"), trustme.CA(), Ports.free()
+    port = ports["gateway"]
     issue(authority, folder)
-    process = subprocess.Popen(COMMAND, env=environment(folder, port))
+    process = subprocess.Popen(COMMAND, env=environment(folder, ports))
     end = time.monotonic() + 30
     while socket.socket().connect_ex(("127.0.0.1", port)):
         assert process.poll() is None
@@ -127,7 +124,7 @@ def test_a_broken_renewal_keeps_the_certificate_before(secured) -> None:
 
 
 def test_half_a_pair_is_refused_at_boot(tmp_path: Path) -> None:
-    given = environment(tmp_path, free_port())
+    given = environment(tmp_path, Ports.free())
     del given["GENMESH_TLS_KEY_FILE"]
     ran = subprocess.run(COMMAND, env=given, capture_output=True, text=True, timeout=30, check=False)
     assert ran.returncode == 1

@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 import openvino_genai
 from drawing import Cancelled, Diffuser, Drawing
-from tensors import model_card
 
 
 class TritonPythonModel(Diffuser):
-    def initialize(self, args: dict[str, str]) -> None:
-        self.start(args, *model_card(args))
-
     def load(self, args: dict[str, str], folder: Any, card: dict[str, Any]) -> None:
         self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU")
 

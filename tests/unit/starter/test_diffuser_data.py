@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
+from genmesh_models.sources import recipe
 from PIL import Image
 
-from tests.conftest import ROOT
-
-
-def load() -> ModuleType:
-    """By path: another starter has a module of the same name."""
-    spec = importlib.util.spec_from_file_location(
-        "diffuser_data", ROOT / "model_repository" / "starter" / "diffuser" / "data.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-data = load()
+data = recipe("starter/diffuser", "data")
 
 
 def test_what_was_drawn_is_recognised() -> None:

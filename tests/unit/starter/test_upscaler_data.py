@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
+from genmesh_models.sources import recipe
 from PIL import Image
 
-FOLDER = Path(__file__).parents[3] / "model_repository" / "starter" / "upscaler"
-
-
-def module(name: str) -> ModuleType:
-    """A recipe's file under a name of its own: other recipes have a ``data`` too."""
-    spec = importlib.util.spec_from_file_location(f"upscaler_{name}", FOLDER / f"{name}.py")
-    assert spec
-    assert spec.loader
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-data, metrics = module("data"), module("metrics")
+data, metrics = (recipe("starter/upscaler", name) for name in ("data", "metrics"))
 
 
 @pytest.mark.parametrize("kind", [*data.KINDS, *data.HELD_OUT])

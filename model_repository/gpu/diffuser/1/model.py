@@ -9,7 +9,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from drawing import Diffuser, Drawing
 from noise import normal
-from tensors import model_card
 from torch_device import place_of
 
 
@@ -24,9 +23,6 @@ class _Silent(Drawing):
 
 
 class TritonPythonModel(Diffuser):
-    def initialize(self, args: dict[str, str]) -> None:
-        self.start(args, *model_card(args))
-
     def load(self, args: dict[str, str], folder: Any, card: dict[str, Any]) -> None:
         self.device, self.dtype = place_of(args, card)
         self.pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=self.dtype).to(self.device)
