@@ -41,14 +41,14 @@ class Drawing:
             tensors.append(pb_utils.Tensor("image", np.ascontiguousarray(image)))
         self.sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if final else 0)
 
-    def after_step(self, done: int, decode: Callable[[], np.ndarray]) -> None:
-        """Tell that ``done`` steps are, with a preview where one is due; Cancelled where nobody listens."""
+    def after_step(self, done: int, decode: Callable[[], np.ndarray] | None) -> None:
+        """Tell that ``done`` steps are, with a preview where one is due and can be had; Cancelled where nobody listens."""
         self.done = done
         if self.sender.is_cancelled():
             raise Cancelled
         every = self.asked["preview_every_steps"]
         preview = every and done % every == 0 and done < self.asked["steps"]
-        self.respond(decode() if preview else None, final=False)
+        self.respond(decode() if preview and decode else None, final=False)
 
 
 class Diffuser:

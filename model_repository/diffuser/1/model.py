@@ -32,4 +32,7 @@ class TritonPythonModel(Diffuser):
         )  # fmt: skip
         if left and drawing.done < asked["steps"]:
             raise Cancelled
+        # The engine calls back from a thread of its own, and drops what that thread has not come to when it is done.
+        for step in range(drawing.done + 1, asked["steps"] + 1):
+            drawing.after_step(step, None)
         return np.array(image.data)[0]
