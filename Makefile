@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools images test-chart clean
+.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools cluster-tools cluster-images cluster-up cluster-down images test-chart clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -85,7 +85,20 @@ images: proto models ## Build the images of the services, Triton on a CPU and Mi
 	@scripts/images.sh services triton-cpu milvus-lite
 
 chart-tools: setup ## Build helm and kubeconform, once
-	@scripts/chart-tools.sh $(STATE)
+	@scripts/go-tools.sh $(STATE) chart
+
+cluster-tools: chart-tools ## Build Kubernetes and what a cluster needs beside it, once
+	@scripts/packages.sh $(PYTHON) buildah debootstrap etcd:etcd-server containerd runc /usr/lib/cni/ptp:containernetworking-plugins iptables ip:iproute2
+	@scripts/go-tools.sh $(STATE) kubernetes coredns metrics-server network-policies
+
+cluster-images: images
+	@scripts/images.sh redis prometheus pause
+
+cluster-up: cluster-tools cluster-images ## Start a Kubernetes of three nodes on this machine and install the chart
+	@PYTHONPATH=. $(BIN)/python -m deploy.cluster up
+
+cluster-down: setup ## Take it away
+	@PYTHONPATH=. $(BIN)/python -m deploy.cluster down
 
 test-chart: proto chart-tools ## The Helm chart against the schemas of Kubernetes
 	@$(PYTEST) tests/chart

@@ -29,7 +29,13 @@ if [ -n "${PIP_CERT:-}" ] || [ -f /etc/pip.conf ]; then
   mounts=(--volume "$ours/pip.conf:/etc/pip.conf:ro" --volume "$ours/certificates.crt:/run/build-certificates.crt:ro")
 fi
 for name in "$@"; do
+  context=.
+  if [ "$name" = pause ]; then
+    mkdir -p "$ours/pause"
+    CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$ours/pause/pause" deploy/cluster/pause/main.go
+    context=$ours/pause
+  fi
   buildah bud -q --layers --pull-never --network host "${mounts[@]}" \
-    -t "genmesh/$name:${IMAGE_TAG:-0.1.0}" -f "deploy/images/$name.Dockerfile" . >/dev/null
+    -t "genmesh/$name:${IMAGE_TAG:-0.1.0}" -f "deploy/images/$name.Dockerfile" "$context" >/dev/null
   buildah images --format '{{.Name}}:{{.Tag}}  {{.Size}}' "genmesh/$name:${IMAGE_TAG:-0.1.0}"
 done

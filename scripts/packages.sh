@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # See that the Debian packages are there; as root, install what is missing. Starts no service.
-# Usage: packages.sh PYTHON [PROGRAM ...]: programs beyond those that a cluster needs, each of the package of its name.
+# Usage: packages.sh PYTHON [PROGRAM ...]: programs beyond those that `make up` needs, each of the package of its name
+# or, as PROGRAM:PACKAGE, of another.
 set -euo pipefail
 python=${1:?the python to use}
 missing=()
 for program in "${@:2}"; do
-  command -v "$program" >/dev/null || missing+=("$program")
+  command -v "${program%:*}" >/dev/null || missing+=("${program#*:}")
 done
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v prometheus >/dev/null || missing+=(prometheus)

@@ -15,6 +15,8 @@ from services.runtime.chat import check_messages, plain
 from services.runtime.models import Card, Catalogue
 from services.runtime.validation import Fields
 
+# Characters of a prompt, or of a message, that say which prompts belong together.
+BEGINNING = 1000
 R = TypeVar("R", pb.StreamGenerateResponse, pb.StreamChatResponse)
 
 
@@ -28,20 +30,20 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         fields.text("prompt", request.prompt, most=1_000_000, blank=True)
         fields.done()
         tokens = card.check_prompt(request.prompt, "prompt")
-        return card, self.generator.stream(
-            card, request.prompt, parameters(request.sampling, card, tokens, request.adapter), tokens, "text_completion"
-        )
+        beginning = request.adapter + "|" + request.prompt[:BEGINNING]
+        sampling = parameters(request.sampling, card, tokens, request.adapter)
+        return card, self.generator.stream(card, request.prompt, sampling, tokens, "text_completion", beginning)
 
     def _chat_pieces(self, request: pb.ChatRequest) -> tuple[Card, AsyncGenerator[Piece, None]]:
         card = self.catalogue.get(request.model, "generator", "generate")
         check_messages(request.messages, last_from_user=True)
         prompt = card.render_chat(plain(request.messages))
         tokens = card.check_prompt(prompt, "messages")
-        return card, self._stripped(
-            self.generator.stream(
-                card, prompt, parameters(request.sampling, card, tokens, request.adapter), tokens, "chat"
-            )
-        )
+        # All turns of a conversation begin with the same question, however many share the system's words before it.
+        first = next((i for i, m in enumerate(request.messages) if m.role == "user"), 0)
+        beginning = "|".join((request.adapter, *(m.content[:BEGINNING] for m in request.messages[: first + 1])))
+        sampling = parameters(request.sampling, card, tokens, request.adapter)
+        return card, self._stripped(self.generator.stream(card, prompt, sampling, tokens, "chat", beginning))
 
     @staticmethod
     async def _stripped(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:

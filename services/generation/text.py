@@ -79,11 +79,12 @@ class Generator:
         self.triton, self.metrics, self.tenants = triton, metrics, Tenants()
 
     async def stream(
-        self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int, operation: str
+        self, card: Card, prompt: str, sampling: dict[str, Any], prompt_tokens: int, operation: str, beginning: str
     ) -> AsyncGenerator[Piece, None]:
         """Pieces with text, then one with the end. Leaving early cancels the generation inside Triton.
 
-        ``operation``: "chat" or "text_completion", for traces.
+        ``operation``: "chat" or "text_completion", for traces. ``beginning``: what prompts share whose KV cache can be
+        shared; they go to one replica.
         """
         tensors = {
             "text_input": scalar(card.as_sent(prompt)),
@@ -99,7 +100,7 @@ class Generator:
         metrics.input_tokens.labels(model).inc(prompt_tokens)
         metrics.tenant_tokens.labels(tenant, "input").inc(prompt_tokens)
         try:
-            async with aclosing(self.triton.stream(card, tensors, operation)) as results:
+            async with aclosing(self.triton.stream(card, tensors, operation, beginning)) as results:
                 async for result in results:
                     tokens = int(result.as_numpy("num_output_tokens").sum())
                     text = result.as_numpy("text_output").reshape(-1)[0].decode()

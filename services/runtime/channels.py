@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from typing import Any
 
 import grpc
 
 from services.runtime import identity, tracing
+from services.runtime.health import ITSELF
 
 LIMIT = 64 * 2**20
-# Every replica that the address resolves to gets its calls in turn.
-BALANCED = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+# Every replica that the address resolves to gets its calls in turn, as long as it says that it itself serves: one that
+# drains says otherwise at once (gRFC A17), and its calls in flight go on.
+BALANCED = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ITSELF}}
 
 
-def service_config() -> str:
-    """protos/service_config.json, as the client package carries it."""
-    return files("genmesh").joinpath("service_config.json").read_text()
+def service_config(retries: bool) -> str:
+    """BALANCED; with ``retries`` and default deadlines from protos/service_config.json, as the client package has it."""
+    ours = json.loads(files("genmesh").joinpath("service_config.json").read_text()) if retries else {}
+    return json.dumps(ours | BALANCED)
 
 
 def connect(address: str, *, with_config: bool = True) -> grpc.aio.Channel:
@@ -24,12 +28,17 @@ def connect(address: str, *, with_config: bool = True) -> grpc.aio.Channel:
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", LIMIT),
         ("grpc.max_send_message_length", LIMIT),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
+        # A peer that hangs or is cut off is found out in ten seconds.
+        ("grpc.keepalive_time_ms", 6_000),
+        ("grpc.keepalive_timeout_ms", 4_000),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.min_reconnect_backoff_ms", 3_000),
+        ("grpc.max_reconnect_backoff_ms", 3_000),
+        # A connection that ends asks DNS again, so new replicas get calls; gRPC would wait 30 s between questions.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+        ("grpc.service_config", service_config(with_config)),
     ]
-    options.append(("grpc.service_config", service_config() if with_config else BALANCED))
     options.append(("grpc.enable_retries", int(with_config)))
     return grpc.aio.insecure_channel(address, options=options)
 

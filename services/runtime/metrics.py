@@ -170,6 +170,8 @@ class Models(Family):
     requests = counter(
         "model_requests", "Requests to Triton that ended.", model=MODEL, outcome=("ok", "error", "cancelled")
     )
+    retries = counter("model_retries", "Requests sent again to another replica of Triton; not counted as requests.")
+    replicas = gauge("triton_replicas", "Replicas of Triton that DNS knows.", state=("usable", "out"))
 
 
 class Tokenization(Family):

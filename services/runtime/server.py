@@ -60,8 +60,8 @@ def options(settings: ServiceSettings) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", limit * 2),
         # Two processes on one port would split the calls; fail instead.
         ("grpc.so_reuseport", 0),
-        # Clients reconnect now and then, so that new replicas get their share.
-        ("grpc.max_connection_age_ms", 10 * 60 * 1000),
+        # Clients reconnect now and then, so that new replicas get their share. Calls in flight end by themselves.
+        ("grpc.max_connection_age_ms", round(settings.max_connection_age_seconds * 1000)),
         ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -104,9 +104,11 @@ async def run(
         loop.add_signal_handler(number, stop.set)
     log.info("listening on %s:%d", settings.host, settings.port)
     await stop.wait()
-    log.info("draining for at most %.0f s", settings.drain_seconds)
+    log.info("draining for at most %.0f s", settings.lame_duck_seconds + settings.drain_seconds)
     probing.cancel()
     await health.enter_drain()
+    # Calls that are still on their way here are served: only then is everyone told to go away.
+    await asyncio.sleep(settings.lame_duck_seconds)
     await server.stop(settings.drain_seconds)
     exporter.shutdown()
     await asyncio.to_thread(tracing.close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -14,18 +14,22 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from services.runtime import tracing
-from services.runtime.channels import BALANCED
 from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
+from services.runtime.replicas import Replica, Replicas
 
-# Balanced over the replicas; tritonclient's own limits, which these options replace.
+# Of one replica. tritonclient's own limits, which these options replace; a replica that hangs or is cut off is found
+# out in ten seconds, also in the middle of a call (serve.py lets Triton take pings as often).
 CHANNEL = [
     ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.service_config", BALANCED),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 
@@ -58,14 +62,49 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
     return Internal(message, reason="MODEL_FAILED", metadata={"model": model})
 
 
+def _unreachable(failure: InferenceServerException) -> bool:
+    return "UNAVAILABLE" in str(failure.status() or "")
+
+
 class Triton:
-    """One client a process; its channel is shared by all calls."""
+    """One a process, shared by all calls: a client for each replica of Triton."""
 
     def __init__(self, url: str, metrics: Models) -> None:
-        self._client, self.metrics = triton.InferenceServerClient(url, channel_args=CHANNEL), metrics
+        self.metrics = metrics
+
+        def told(usable: int, out: int) -> None:
+            metrics.replicas.labels("usable").set(usable)
+            metrics.replicas.labels("out").set(out)
+
+        self.replicas: Replicas[triton.InferenceServerClient] = Replicas(
+            url,
+            lambda address: triton.InferenceServerClient(address, channel_args=CHANNEL),
+            lambda client: client.is_server_live(client_timeout=2),
+            told,
+        )
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.replicas.close()
+
+    @contextmanager
+    def _borrowed(self, model: str, key: str, avoid: list[Replica[triton.InferenceServerClient]]) -> Iterator[Any]:
+        try:
+            with self.replicas.borrow(key, avoid) as replica:
+                avoid.append(replica)
+                yield replica
+        except LookupError as failure:
+            raise Unavailable(
+                f"model {model}: {failure}", reason="MODEL_UNAVAILABLE", metadata={"model": model},
+                retry_after_seconds=1.0,
+            ) from None  # fmt: skip
+
+    def _again(self, tried: list[Replica[triton.InferenceServerClient]]) -> bool:
+        """Whether a request that its replica did not answer goes to another."""
+        self.replicas.lost(tried[-1])
+        if not self.replicas.again(tried):
+            return False
+        self.metrics.retries.inc()
+        return True
 
     @contextmanager
     def _measured(self, card: Card, operation: str) -> Iterator[None]:
@@ -92,69 +131,108 @@ class Triton:
     ) -> triton.InferResult:
         """``operation``: as the GenAI conventions call it.
 
-        One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none."""
+        One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none. A replica that does not
+        answer is left for another."""
+        await self.replicas.ready()
+        until = None if timeout is None else time.monotonic() + timeout
+        tried: list[Replica[triton.InferenceServerClient]] = []
+        inputs = _inputs(tensors)
         with self._measured(card, operation):
-            try:
-                return await self._client.infer(
-                    card.name,
-                    _inputs(tensors),
-                    model_version=card.version,
-                    client_timeout=timeout,
-                    headers=tracing.headers() or None,
-                )
-            except InferenceServerException as failure:
-                raise _error(card.name, failure) from None
+            while True:
+                try:
+                    with self._borrowed(card.name, "", tried) as replica:
+                        result = await replica.client.infer(
+                            card.name,
+                            inputs,
+                            model_version=card.version,
+                            client_timeout=None if until is None else max(0.001, until - time.monotonic()),
+                            headers=tracing.headers() or None,
+                        )
+                    self.replicas.answered()
+                    return result
+                except InferenceServerException as failure:
+                    if not (_unreachable(failure) and self._again(tried)):
+                        raise _error(card.name, failure) from None
 
     async def stream(
-        self, card: Card, tensors: Mapping[str, np.ndarray], operation: str
+        self, card: Card, tensors: Mapping[str, np.ndarray], operation: str, key: str = ""
     ) -> AsyncGenerator[triton.InferResult, None]:
-        """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton."""
+        """The responses of a decoupled model. Leaving the iteration cancels the request inside Triton.
+
+        ``key``: what requests have in common that one replica should see, such as a conversation's beginning. A
+        replica that is lost before its first response is left for another."""
+        await self.replicas.ready()
         model = card.name
+        tried: list[Replica[triton.InferenceServerClient]] = []
+        begun = False
         request = {
             "model_name": model,
             "model_version": card.version,
             "inputs": _inputs(tensors),
             "enable_empty_final_response": True,
         }
+        with self._measured(card, operation):
+            while True:
+                try:
+                    with self._borrowed(model, key, tried) as replica:
+                        async with aclosing(self._responses(replica.client, model, request)) as responses:
+                            async for response in responses:
+                                begun = True
+                                yield response
+                    self.replicas.answered()
+                    return
+                except InferenceServerException as failure:
+                    if not _unreachable(failure):
+                        raise _error(model, failure) from None
+                    if begun:
+                        self.replicas.lost(tried[-1])
+                        raise _error(model, failure) from None
+                    if not self._again(tried):
+                        raise _error(model, failure) from None
+
+    @staticmethod
+    async def _responses(
+        client: triton.InferenceServerClient, model: str, request: dict[str, Any]
+    ) -> AsyncGenerator[triton.InferResult, None]:
+        """One replica's responses; InferenceServerException where it fails or breaks off."""
 
         async def one() -> AsyncGenerator[dict[str, Any], None]:
             yield request
 
-        with self._measured(card, operation):
-            responses = self._client.stream_infer(one(), headers=tracing.headers() or None)
-            over, broken = False, None
-            try:
-                # To the end of the call, also past the last response: Triton never unloads the model of a call that is
-                # cancelled between the two.
-                async for result, failure in responses:
-                    broken = broken or failure
-                    if failure is None:
-                        response = result.get_response()
-                        if response.outputs:
-                            yield result
-                        over = over or response.parameters["triton_final_response"].bool_param
-                if broken is not None:
-                    raise _error(model, broken)
-                if not over:
-                    raise Unavailable(
-                        f"model {model}: the stream broke off", reason="MODEL_UNAVAILABLE", metadata={"model": model}
-                    )
-            except InferenceServerException as failure:
-                raise _error(model, failure) from None
-            except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through
-                raise _error(model, InferenceServerException(failure.details(), str(failure.code()))) from None
-            finally:
-                responses.cancel()
+        responses = client.stream_infer(one(), headers=tracing.headers() or None)
+        over, broken = False, None
+        try:
+            # To the end of the call, also past the last response: Triton never unloads the model of a call that is
+            # cancelled between the two.
+            async for result, failure in responses:
+                broken = broken or failure
+                if failure is None:
+                    response = result.get_response()
+                    if response.outputs:
+                        yield result
+                    over = over or response.parameters["triton_final_response"].bool_param
+            if broken is not None:
+                raise broken
+            if not over:
+                raise InferenceServerException("the stream broke off", str(grpc.StatusCode.UNAVAILABLE))
+        except grpc.aio.AioRpcError as failure:  # the client library lets a stream's own status through
+            raise InferenceServerException(failure.details(), str(failure.code())) from None
+        finally:
+            responses.cancel()
 
     async def ready(self, model: str) -> None:
         """Raise unless the model answers requests."""
-        if not await self._client.is_model_ready(model, client_timeout=2):
-            raise RuntimeError(f"Triton says that {model} is not ready")
+        await self.replicas.ready()
+        with self._borrowed(model, "", []) as replica:
+            if not await replica.client.is_model_ready(model, client_timeout=2):
+                raise RuntimeError(f"Triton says that {model} is not ready")
 
     async def index(self) -> dict[tuple[str, str], tuple[bool, str]]:
         """For each model and version of the repository whether it is ready, and why not."""
+        await self.replicas.ready()
         try:
-            answer = await self._client.get_model_repository_index(client_timeout=2)
+            with self._borrowed("*", "", []) as replica:
+                answer = await replica.client.get_model_repository_index(client_timeout=2)
         except InferenceServerException as failure:
             raise _error("*", failure) from None
         return {(m.name, m.version): (m.state == "READY", m.reason) for m in answer.models}

@@ -1,0 +1,1 @@
+"""A real Kubernetes on one machine: a control plane and two workers, with Genmesh's chart installed."""

@@ -1,0 +1,178 @@
+"""The cluster as a whole: started, waited for, the chart installed, taken away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy.cluster import images
+from deploy.cluster.credentials import Credentials
+from deploy.cluster.kernel import UNSHARE, Ledger, make_switch, plug_in, run, within
+from deploy.cluster.nodes import API, API_NAMES, CLIENT, NODES, PODS, SWITCH, WORKERS, Place, addons, configure, volumes
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy" / "helm" / "genmesh"
+VALUES = [CHART / "values-cpu.yaml", Path(__file__).parent / "values.yaml"]
+PARTS = {"switch": SWITCH, "client": CLIENT}
+RELEASE, NAMESPACE = "genmesh", "genmesh"
+# Kept when a cluster is taken away: nodes keep the images they have.
+KEPT = ("containerd", "images.json")
+
+
+T = TypeVar("T")
+
+
+class NotReady(Exception):
+    """Something did not come up in time; the message says what."""
+
+
+def eventually(what: str, seconds: float, probe: Callable[[], T | None]) -> T:
+    """The probe's first value that is true, asked for at most so long; its last failure is told otherwise."""
+    until, last = time.monotonic() + seconds, ""
+    while time.monotonic() < until:
+        try:
+            if found := probe():
+                return found
+        except Exception as failure:
+            last = str(failure)
+        time.sleep(0.3)
+    raise NotReady(f"{what} was not there after {seconds:.0f} s. {last}".strip())
+
+
+class Cluster:
+    """One cluster, whose state lies in ``state`` and whose programs in ``tools``."""
+
+    def __init__(self, state: Path, tools: Path) -> None:
+        self.state = state.resolve()
+        self.ledger = Ledger(self.state)
+        self.tools = tools.resolve()
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "keys" / "admin.kubeconfig"
+
+    def place(self) -> Place:
+        return Place(self.state, self.tools, Credentials(self.state / "keys", NODES, API_NAMES))
+
+    # --- up and down
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start switch, client and nodes; wait until the nodes are ready, with their images."""
+        self.stop()
+        place = self.place()
+        place.credentials.kubeconfig("admin", API)
+        for name in NODES:
+            # A cluster begins empty, but nodes keep the images that they have.
+            folder = place.node(name)
+            for entry in folder.iterdir() if folder.exists() else ():
+                if entry.name not in KEPT:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        found = images.archives(self.state.parent / "images")
+        for part in PARTS:
+            self.ledger.start(part, [*UNSHARE, "sleep", "infinity"], self.state / f"{part}.log")
+        switch = self._first("switch")
+        make_switch(switch, SWITCH)
+        plug_in(switch, self._first("client"), "client", CLIENT, SWITCH, {})
+        for name, address in NODES.items():
+            pods = self.ledger.make(f"{name}/pods")
+            self.ledger.make(f"{name}/node")
+            log = place.node(name) / "log" / "node.log"
+            self.ledger.start(f"{name}/node", [*UNSHARE, *configure(place, name, pods)], log)
+            routes = {PODS[other]: NODES[other] for other in NODES if other != name}
+            plug_in(switch, self._first(f"{name}/node"), name, address, SWITCH, routes)
+        say("the nodes' images")
+        with ThreadPoolExecutor(len(NODES)) as pool:
+            bringing = [pool.submit(self.bring, name, found) for name in NODES]
+            eventually("the API server", 60, lambda: self.kubectl("get", "--raw", "/readyz"))
+            self.kubectl("apply", "--filename=-", stdin=addons() + "---\n" + volumes(place))
+            for done in bringing:
+                done.result()
+        say("the nodes")
+        self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
+
+    def _first(self, part: str) -> int:
+        return eventually(f"the first process of {part}", 15, lambda: self.ledger.first(part))
+
+    def bring(self, name: str, found: dict[str, tuple[str, Path]]) -> None:
+        """Import images on a node; the control plane runs no pods and needs none."""
+        if name not in WORKERS:
+            return
+        node = self.at(name)
+        eventually(f"containerd of {name}", 30, lambda: run([*node, "ctr", "version"]))
+        images.bring(found, node, self.state / "nodes" / name / "images.json")
+
+    def stop(self) -> None:
+        """Take everything away that runs, of this start or of one that was killed."""
+        self.ledger.release()
+
+    @property
+    def running(self) -> bool:
+        return bool(self.ledger.processes())
+
+    # --- commands
+
+    def at(self, node: str) -> list[str]:
+        """The prefix that runs a command on a node."""
+        return within(self._first(f"{node}/node"), whole=True)
+
+    def manage(self, node: str, action: str, program: str) -> None:
+        """Start, stop, restart or signal a program of a node ("stop", "signal STOP")."""
+        control = str(Path(sys.executable).parent / "supervisorctl")
+        configuration = str(self.state / "nodes" / node / "manager.conf")
+        run([*self.at(node), control, "-c", configuration, *action.split(), program])
+
+    def outside(self) -> list[str]:
+        """The prefix that runs a command as a client outside of the cluster."""
+        return within(self._first("client"))
+
+    def environment(self) -> dict[str, str]:
+        folders = [str(self.tools / name / "bin") for name in ("kubernetes", "chart")]
+        return os.environ | {
+            "KUBECONFIG": str(self.kubeconfig),
+            "PATH": os.pathsep.join([*folders, str(Path(sys.executable).parent), os.environ["PATH"]]),
+        }
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return run([*self.outside(), "kubectl", *arguments], env=self.environment(), input=stdin)
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", "--output=json", f"--namespace={NAMESPACE}", *arguments))
+
+    def helm(self, *arguments: str) -> str:
+        return run([*self.outside(), "helm", f"--namespace={NAMESPACE}", *arguments], env=self.environment())
+
+    # --- Genmesh
+
+    def install(self, *values: Path, settings: Iterable[str] = (), timeout: str = "240s") -> str:
+        """Install or upgrade the chart and wait until it serves."""
+        namespace = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+        self.kubectl("apply", "--filename=-", stdin=json.dumps(namespace))
+        files = [f"--values={file}" for file in (*VALUES, *values)]
+        given = [f"--set={setting}" for setting in settings]
+        return self.helm("upgrade", "--install", RELEASE, str(CHART), *files, *given, "--wait", f"--timeout={timeout}")
+
+    def target(self) -> str:
+        """The gateway's address for a client outside: a node's."""
+        ports = self.get("service", RELEASE)["spec"]["ports"]
+        port = next(p["nodePort"] for p in ports if p["name"] == "grpc")
+        return f"{NODES[WORKERS[0]]}:{port}"
+
+    def key(self, tenant: str = "default") -> str:
+        return self.kubectl(
+            f"--namespace={NAMESPACE}",
+            "get",
+            "secret",
+            f"{RELEASE}-api-keys",
+            f'--output=go-template={{{{index .data "key-{tenant}" | base64decode}}}}',
+        )

@@ -1,0 +1,199 @@
+"""The replicas behind one name: found by DNS, given calls in turn or by prefix, left alone while they do not answer.
+
+A service's calls to Triton go through this rather than through gRPC's own balancers for two reasons: generation wants
+the replica whose KV cache holds a prompt's prefix, and a replica that hangs must be left before calls run into their
+deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import socket
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+log = logging.getLogger(__name__)
+RESOLVE_SECONDS = 2.0
+PROBE_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 2.0
+# Failed probes in a row that take a replica out; one is enough where a call failed as well.
+FAILED_PROBES = 2
+# A replica takes a prefix's calls while it has at most so much more than its share (Mirrokni et al. 2016).
+BOUND = 1.25
+# Calls sent again to another replica: at most a tenth of all calls, and a few for a start (gRFC A6's throttling).
+RETRY_TOKENS, RETRY_RATIO = 10.0, 0.1
+
+
+class Closable(Protocol):
+    def close(self) -> Awaitable[None]: ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+@dataclass(eq=False)
+class Replica(Generic[C]):
+    address: str
+    client: C
+    running: int = 0
+    failed_probes: int = 0
+    suspect: bool = False  # a call failed; a probe will tell
+    out: bool = False  # does not answer
+    gone: bool = False  # no longer in DNS; ends with its last call
+
+    @property
+    def usable(self) -> bool:
+        return not (self.out or self.suspect or self.gone)
+
+
+def named(url: str) -> tuple[str, int]:
+    """Host and port of ``dns:///host:port`` or ``host:port``."""
+    host, _, port = url.removeprefix("dns:///").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name, as ``address:port``."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    numbers = {str(place[0]) for *_, place in found}
+    if host == "localhost" and "127.0.0.1" in numbers:  # one server, not two
+        numbers = {"127.0.0.1"}
+    return sorted(f"[{n}]:{port}" if ":" in n else f"{n}:{port}" for n in numbers)
+
+
+class Replicas(Generic[C]):
+    def __init__(
+        self,
+        url: str,
+        connect: Callable[[str], C],
+        probe: Callable[[C], Awaitable[bool]],
+        told: Callable[[int, int], None] = lambda usable, out: None,
+        resolver: Callable[[str, int], Awaitable[list[str]]] = resolve,
+    ) -> None:
+        """``probe``: whether a replica answers; ``told``: gets how many are usable and how many are not."""
+        self.host, self.port = named(url)
+        self.connect, self.probe, self.told, self.resolver = connect, probe, told, resolver
+        self.known: dict[str, Replica[C]] = {}
+        self._turn = 0
+        self._tokens = RETRY_TOKENS
+        self._watching: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    # --- what calls use
+
+    async def ready(self) -> None:
+        """Wait for the first answer of DNS, and look for replicas from then on."""
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        if not self.known:
+            with suppress(OSError):
+                await self._find()
+
+    @contextmanager
+    def borrow(self, key: str = "", avoid: Collection[Replica[C]] = ()) -> Iterator[Replica[C]]:
+        """A replica for the time of a call; LookupError where there is none.
+
+        With a ``key`` it is the key's own (rendezvous hashing, Thaler and Ravishankar 1998) unless that has more than
+        its share to do; without, the one with the least to do, in turn.
+        """
+        replica = self._pick(key, avoid)
+        replica.running += 1
+        try:
+            yield replica
+        finally:
+            replica.running -= 1
+            if replica.gone and not replica.running:
+                self._close(replica)
+
+    def answered(self) -> None:
+        """A call went well: it earns a part of a retry."""
+        self._tokens = min(RETRY_TOKENS, self._tokens + RETRY_RATIO)
+
+    def lost(self, replica: Replica[C]) -> None:
+        """A call could not reach its replica, or the replica broke it off: no more calls until it answers a probe."""
+        replica.suspect = True
+        self._wake.set()
+
+    def again(self, avoid: Collection[Replica[C]]) -> bool:
+        """Whether a call may be sent once more, to another than these."""
+        if self._tokens < 1 or not any(r.usable and r not in avoid for r in self.known.values()):
+            return False
+        self._tokens -= 1
+        return True
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        for replica in self.known.values():
+            self._close(replica)
+        self.known = {}
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _pick(self, key: str, avoid: Collection[Replica[C]]) -> Replica[C]:
+        candidates = [r for r in self.known.values() if r not in avoid]
+        # Where none is known to answer, any may: the call's own error says more than a guess.
+        candidates = [r for r in candidates if r.usable] or [r for r in candidates if not r.gone] or candidates
+        if not candidates:
+            raise LookupError(f"{self.host}:{self.port} has no address")
+        if key:
+            most = math.ceil(BOUND * (sum(r.running for r in candidates) + 1) / len(candidates))
+            candidates.sort(key=lambda r: hashlib.blake2b(f"{key}|{r.address}".encode(), digest_size=8).digest())
+            return next((r for r in candidates if r.running < most), candidates[0])
+        self._turn += 1
+        least = min(r.running for r in candidates)
+        idle = [r for r in candidates if r.running == least]
+        return idle[self._turn % len(idle)]
+
+    # --- what runs beside them
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        found = -math.inf
+        while True:
+            if loop.time() - found >= RESOLVE_SECONDS:
+                try:
+                    await self._find()
+                except OSError as failure:  # what is known stays: DNS being away takes no replica away
+                    log.debug("cannot resolve %s: %s", self.host, failure)
+                found = loop.time()
+            await asyncio.gather(*(self._check(replica) for replica in self.known.values()))
+            usable = sum(r.usable for r in self.known.values())
+            self.told(usable, len(self.known) - usable)
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._wake.wait()
+
+    async def _find(self) -> None:
+        addresses = await self.resolver(self.host, self.port)
+        for address in addresses:
+            if address not in self.known:
+                self.known[address] = Replica(address, self.connect(address))
+        for address in self.known.keys() - set(addresses):
+            replica = self.known.pop(address)
+            replica.gone = True
+            if not replica.running:
+                self._close(replica)
+
+    async def _check(self, replica: Replica[C]) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                well = await self.probe(replica.client)
+        except Exception:
+            well = False
+        replica.failed_probes = 0 if well else replica.failed_probes + 1
+        out = replica.failed_probes >= (1 if replica.suspect or replica.out else FAILED_PROBES)
+        if out != replica.out:
+            log.log(logging.WARNING if out else logging.INFO, "%s %s", replica.address, "is out" if out else "is back")
+        replica.out, replica.suspect = out, False
+
+    def _close(self, replica: Replica[C]) -> None:
+        task = asyncio.ensure_future(replica.client.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
