@@ -36,7 +36,7 @@ class Credentials:
         authority.cert_pem.write_to_path(folder / "ca.crt")
         self._write("serving", authority.issue_cert(*names))
         for name, (common, organization) in CALLERS.items():
-            self._write(name, authority.issue_cert(common_name=common, organization_name=organization))
+            self._write(name, authority.issue_cert(name, common_name=common, organization_name=organization))
         for node, address in nodes.items():
             self._write(
                 node,
