@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from loadtest import scenarios, slo
+from loadtest.measures import CALLS
 from loadtest.scenarios import FOLDER
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(FOLDER / "locustfile.py"), "--loglevel", "WARNING"]
@@ -34,12 +35,14 @@ class Run:
     remote_workers: int = 0
     port: int = 0  # where remote workers find the master; any where 0
     web: int | None = None  # port of Locust's page
+    calls: bool = False  # also write each call to calls.jsonl
 
     def start(self, output: IO[str] | None = None) -> int:
         """Run it to its end; Locust's exit code, or 2 where it measured nothing. ``output``: the terminal where None."""
         self.out.mkdir(parents=True, exist_ok=True)
         summary = self.out / "summary.json"
         summary.unlink(missing_ok=True)
+        (self.out / CALLS).unlink(missing_ok=True)
         port = self.port or _free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
         environment = inherited | {"GENMESH_API_KEY": self.key, "PYTHONPATH": str(FOLDER.parent)}
@@ -63,7 +66,7 @@ class Run:
         for option in ("rate", "duration", "seed"):
             if getattr(self, option) is not None:
                 found += [f"--{option}", str(getattr(self, option))]
-        return found
+        return [*found, "--calls"] if self.calls else found
 
     def _main(self, port: int) -> list[str]:
         found = ["--csv", "locust", "--csv-full-history", "--html", "locust.html", "--only-summary"]

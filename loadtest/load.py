@@ -53,6 +53,7 @@ def own_arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=number, default=0, help="where workers of other machines find this one")
     parser.add_argument("--out", type=Path, help="folder of the reports; .state/reports/load-SCENARIO where not given")
+    parser.add_argument("--calls", action="store_true", help="write each call to calls.jsonl in that folder as well")
     parser.add_argument(
         "--web", type=number, metavar="PORT", help="show Locust's web page there; it stays until Ctrl-C"
     )
@@ -96,7 +97,7 @@ def main() -> None:
             run = Run(
                 scenario=args.scenario, host=host, key=key, data=name, out=out, scenarios_file=args.scenarios,
                 slo_file=args.slo, rate=args.rate, duration=args.duration, seed=args.seed, workers=args.workers,
-                remote_workers=args.remote_workers, port=args.port, web=args.web,
+                remote_workers=args.remote_workers, port=args.port, web=args.web, calls=args.calls,
             )  # fmt: skip
             code = run.start()
         if code == 2:

@@ -27,7 +27,9 @@ if ROOT not in sys.path:
 
 from loadtest import arrivals, scenarios, slo, target, users, web  # noqa: E402
 from loadtest.conductor import Conductor, Until  # noqa: E402
+from loadtest.measures import CALLS  # noqa: E402
 from loadtest.scenarios import Closed, Scenario, ScenarioError  # noqa: E402
+from loadtest.session import Session  # noqa: E402
 
 init_gevent()
 
@@ -49,6 +51,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     options.add_argument("--duration", type=float, default=None, help="Another duration, seconds")
     options.add_argument("--seed", type=int, default=None, help="Another seed")
     options.add_argument("--out", default="", help="Folder of summary.csv and summary.json")
+    options.add_argument("--calls", action="store_true", help="Write each call to calls.jsonl in that folder as well")
     options.add_argument("--load-data", default="", help="Name of data that are laid out already")
 
 
@@ -72,6 +75,7 @@ def _prepare(environment: Environment, options: Any) -> None:
     scenario = scenario_of(options)
     host, key = target.found(environment.host)
     conductor = Conductor(environment, host, key, scenario, Path(options.slo_file))
+    Session.calls_file = Path(options.out, CALLS) if options.calls else None
     if scenario:
         if isinstance(scenario.arrivals, Closed):
             chosen: type[users.GenmeshUser] = users.user_of(options.scenario, scenario)

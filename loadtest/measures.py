@@ -12,6 +12,7 @@ from loadtest.histogram import Histogram
 
 DROPPED = "DROPPED"  # never sent: too many calls were open already
 LOST = "LOST"  # planned, and nobody told what became of it
+CALLS = "calls.jsonl"  # where each call is told, if asked for
 
 
 @dataclass(slots=True)
@@ -29,6 +30,13 @@ class Call:
     received_bytes: int = 0
     server_ttft: float | None = None  # the server's own, seconds
     error: str = ""  # STATUS or STATUS/REASON; "" for a call that ended well
+
+    def told(self, clock: float) -> dict[str, str | float | None]:
+        """As a line of calls.jsonl: ``at`` in seconds since 1970, ``clock`` being what a monotonic time lacks to it."""
+        return {
+            "at": self.intended + clock, "operation": self.operation, "latency": self.latency, "ttft": self.ttft,
+            "error": self.error,
+        }  # fmt: skip
 
     @property
     def latency(self) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
 from locust.env import Environment
 
@@ -31,6 +34,7 @@ class Session:
     users: int = 0  # closed-loop users that began
     dispatched: bool = False  # whether the arrivals of this process are being sent
     through: int = 0  # users that have nothing more to send
+    calls_file: ClassVar[Path | None] = None  # where each call is written to; of this process
 
     @property
     def end(self) -> float:
@@ -66,6 +70,9 @@ class Session:
         good = self.objectives.get(call.operation, NO_OBJECTIVE).call.kept(call)
         self.board.add(call, good, self.start)
         rows.log(self.environment, call, good)
+        if self.calls_file:
+            with self.calls_file.open("a") as file:  # one write a line: workers share the file
+                file.write(json.dumps(call.told(time.time() - time.monotonic())) + "\n")
 
     def take_board(self) -> Board:
         """The sums since this was asked last."""

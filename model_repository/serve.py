@@ -48,7 +48,7 @@ def main() -> None:
         default=os.environ.get(TRACE_URL, ""),
         help=f"OTLP/HTTP address for Triton's own spans; {TRACE_URL}",
     )
-    parser.add_argument("--exit-seconds", type=int, default=20, help="how long requests in flight may go on")
+    parser.add_argument("--exit-timeout-secs", type=int, default=20, help="how long requests in flight may go on")
     args = parser.parse_args()
     models, cache = args.models.resolve(), args.cache.resolve()
     spec = find_spec("pytriton")
@@ -76,7 +76,7 @@ def main() -> None:
         f"--http-address={args.host}", f"--http-port={args.http_port}",
         f"--metrics-address={args.host}", f"--metrics-port={args.metrics_port}",
         "--allow-gpu-metrics=false", "--metrics-interval-ms=1000",
-        f"--exit-timeout-secs={args.exit_seconds}", "--disable-auto-complete-config",
+        f"--exit-timeout-secs={args.exit_timeout_secs}", "--disable-auto-complete-config",
         # Services look each few seconds whether a connection still lives.
         "--grpc-http2-min-recv-ping-interval-without-data=5000", "--grpc-keepalive-permit-without-calls=1",
         # A stub's shared memory starts small and grows; three models share /dev/shm.

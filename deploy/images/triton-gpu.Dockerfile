@@ -11,4 +11,4 @@ ENV PYTHONUNBUFFERED=1 HOME=/tmp HF_HUB_OFFLINE=1
 USER 10001:10001
 WORKDIR /models
 EXPOSE 8000 8001 8002
-ENTRYPOINT ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=300"]
+ENTRYPOINT ["tritonserver", "--model-repository=/models", "--model-control-mode=explicit", "--load-model=*", "--grpc-http2-min-recv-ping-interval-without-data=5000", "--grpc-keepalive-permit-without-calls=1"]

@@ -3,7 +3,8 @@ One service: Deployment, headless Service, budget and autoscaler. Needs
   root, name      the part's name as in its folder, with "-" for "_"
   key             its key in .Values.services
   env             extra environment, as a list
-  readiness       its readiness probe's handler, where not gRPC health of the whole server
+  startup         its startup probe's handler, where not gRPC health of the whole server
+  readiness       its readiness probe's handler, where not gRPC health of the process
   cards           true: it reads the models' cards and tokenizers
 */}}
 {{- define "genmesh.service" -}}
@@ -33,7 +34,7 @@ spec:
     spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
-      terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+      terminationGracePeriodSeconds: {{ add $values.lameDuckSeconds $values.drainSeconds 15 }}
       securityContext: {{- include "genmesh.podSecurity" . | nindent 8 }}
       {{- with .root.Values.imagePullSecrets }}
       imagePullSecrets: {{- toYaml . | nindent 8 }}
@@ -66,6 +67,7 @@ spec:
             - {name: GENMESH_PORT, value: "8080"}
             - {name: GENMESH_METRICS_PORT, value: "9100"}
             - {name: GENMESH_LOG_LEVEL, value: {{ .root.Values.logLevel }}}
+            - {name: GENMESH_LAME_DUCK_SECONDS, value: {{ $values.lameDuckSeconds | quote }}}
             - {name: GENMESH_DRAIN_SECONDS, value: {{ $values.drainSeconds | quote }}}
             - {name: GENMESH_MAX_CONCURRENT_CALLS, value: {{ $values.maxConcurrentCalls | quote }}}
             - name: GENMESH_IDENTITY_SECRET
@@ -88,12 +90,13 @@ spec:
             {{- with .ports }}
             {{- toYaml . | nindent 12 }}
             {{- end }}
-          # The process answers at once; whether it serves is for the readiness probe.
-          startupProbe:
-            tcpSocket: {port: grpc}
+          # A pod's first calls come when all that it needs answers. From then on only the pod itself counts: what all
+          # replicas lean on takes none of them away, and callers get its own error rather than none at all.
+          startupProbe: {{- toYaml (.startup | default (dict "grpc" (dict "port" 8080))) | nindent 12 }}
             periodSeconds: 1
-            failureThreshold: 60
-          readinessProbe: {{- toYaml (.readiness | default (dict "grpc" (dict "port" 8080))) | nindent 12 }}
+            timeoutSeconds: 2
+            failureThreshold: {{ .root.Values.triton.startupSeconds }}
+          readinessProbe: {{- toYaml (.readiness | default (dict "grpc" (dict "port" 8080 "service" "itself"))) | nindent 12 }}
             periodSeconds: 2
             timeoutSeconds: 2
             failureThreshold: 2
