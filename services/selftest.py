@@ -5,6 +5,7 @@ GENMESH_TARGET and GENMESH_API_KEY say where. It ends with 1 and a sentence wher
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -36,7 +37,8 @@ def main() -> None:
             if not drawn.data.startswith(PNG):
                 sys.exit("The image is no PNG.")
         finally:
-            client.vector_search.DeleteCollection({"collection": collection}, timeout=15)
+            with contextlib.suppress(GenmeshError):  # where it was not made, that has been told
+                client.vector_search.DeleteCollection({"collection": collection}, timeout=15)
     print("All is well.")
 
 

@@ -74,7 +74,7 @@ class Cluster:
             for entry in folder.iterdir() if folder.exists() else ():
                 if entry.name not in KEPT:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        found = images.archives(self.state.parent / "images")
+        found = self.images()
         for part in PARTS:
             self.ledger.start(part, [*UNSHARE, "sleep", "infinity"], self.state / f"{part}.log")
         switch = self._first("switch")
@@ -99,6 +99,9 @@ class Cluster:
 
     def _first(self, part: str) -> int:
         return eventually(f"the first process of {part}", 15, lambda: self.ledger.first(part))
+
+    def images(self) -> dict[str, tuple[str, Path]]:
+        return images.archives(self.state.parent / "images")
 
     def bring(self, name: str, found: dict[str, tuple[str, Path]]) -> None:
         """Import images on a node; the control plane runs no pods and needs none."""

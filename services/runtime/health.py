@@ -13,7 +13,8 @@ from grpc_health.v1.health import aio as health_aio
 log = logging.getLogger(__name__)
 Probe = Callable[[], Awaitable[None]]
 INTERVAL_SECONDS = 1.0
-# This process alone, whatever it leans on: for a gateway's readiness, which one service must not take away.
+# This process alone: SERVING from when all that it needs has answered once until it drains, whatever fails in between.
+# What balancers and Kubernetes' probes ask: what all replicas lean on must not take every one of them away.
 ITSELF = "itself"
 # Under this name and a dependency's own each server tells how what it leans on is.
 DEPENDENCY = "dependency/"
@@ -55,6 +56,7 @@ class Health:
         self.names, self.each, self.optional, self.on_check = list(names), each, set(optional or ()), on_check
         self.probes = dict(probes) | dict(optional or {})
         self.draining = False
+        self._begun = each  # a gateway opens with the services that are there
         self._down: dict[str, str] = {}
 
     async def _ask(self, name: str) -> str | None:
@@ -84,11 +86,14 @@ class Health:
             failed = name in down if self.each else bool(down)
             await self.servicer.set(name, NOT_SERVING if failed else SERVING)
         await self.servicer.set("", NOT_SERVING if down else SERVING)
+        if not (down or self._begun):
+            self._begun = True
+            await self.servicer.set(ITSELF, SERVING)
 
     async def watch(self) -> None:
         for name in [*self.names, ""]:
             await self.servicer.set(name, NOT_SERVING)
-        await self.servicer.set(ITSELF, SERVING)
+        await self.servicer.set(ITSELF, SERVING if self._begun else NOT_SERVING)
         while True:
             await self.check()
             await asyncio.sleep(INTERVAL_SECONDS)

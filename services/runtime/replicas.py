@@ -41,6 +41,7 @@ class Replica(Generic[C]):
     address: str
     client: C
     running: int = 0
+    begun: bool = False  # has been ready once
     failed_probes: int = 0
     suspect: bool = False  # a call failed; a probe will tell
     out: bool = False  # does not answer
@@ -48,7 +49,7 @@ class Replica(Generic[C]):
 
     @property
     def usable(self) -> bool:
-        return not (self.out or self.suspect or self.gone)
+        return self.begun and not (self.out or self.suspect or self.gone)
 
 
 def named(url: str) -> tuple[str, int]:
@@ -71,13 +72,16 @@ class Replicas(Generic[C]):
         self,
         url: str,
         connect: Callable[[str], C],
+        ready: Callable[[C], Awaitable[bool]],
         probe: Callable[[C], Awaitable[bool]],
         told: Callable[[int, int], None] = lambda usable, out: None,
         resolver: Callable[[str, int], Awaitable[list[str]]] = resolve,
     ) -> None:
-        """``probe``: whether a replica answers; ``told``: gets how many are usable and how many are not."""
+        """``ready``: whether a new replica may have calls; ``probe``: whether it still answers.
+
+        ``told`` gets how many are usable and how many are not."""
         self.host, self.port = named(url)
-        self.connect, self.probe, self.told, self.resolver = connect, probe, told, resolver
+        self.connect, self.probes, self.told, self.resolver = connect, (ready, probe), told, resolver
         self.known: dict[str, Replica[C]] = {}
         self._turn = 0
         self._tokens = RETRY_TOKENS
@@ -184,9 +188,10 @@ class Replicas(Generic[C]):
     async def _check(self, replica: Replica[C]) -> None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                well = await self.probe(replica.client)
+                well = await self.probes[replica.begun](replica.client)
         except Exception:
             well = False
+        replica.begun = replica.begun or well
         replica.failed_probes = 0 if well else replica.failed_probes + 1
         out = replica.failed_probes >= (1 if replica.suspect or replica.out else FAILED_PROBES)
         if out != replica.out:

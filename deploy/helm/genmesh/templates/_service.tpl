@@ -3,7 +3,6 @@ One service: Deployment, headless Service, budget and autoscaler. Needs
   root, name      the part's name as in its folder, with "-" for "_"
   key             its key in .Values.services
   env             extra environment, as a list
-  startup         its startup probe's handler, where not gRPC health of the whole server
   readiness       its readiness probe's handler, where not gRPC health of the process
   cards           true: it reads the models' cards and tokenizers
 */}}
@@ -92,7 +91,7 @@ spec:
             {{- end }}
           # A pod's first calls come when all that it needs answers. From then on only the pod itself counts: what all
           # replicas lean on takes none of them away, and callers get its own error rather than none at all.
-          startupProbe: {{- toYaml (.startup | default (dict "grpc" (dict "port" 8080))) | nindent 12 }}
+          startupProbe: {{- toYaml (.readiness | default (dict "grpc" (dict "port" 8080 "service" "itself"))) | nindent 12 }}
             periodSeconds: 1
             timeoutSeconds: 2
             failureThreshold: {{ .root.Values.triton.startupSeconds }}
@@ -131,8 +130,10 @@ metadata:
   name: {{ $name }}
   labels: {{- include "genmesh.labels" . | nindent 4 }}
 spec:
-  # Headless: callers see every pod, and balance calls rather than connections.
+  # Headless: callers see every pod, and balance calls rather than connections. Whether a pod takes calls they ask
+  # itself (gRPC health "itself"), sooner than DNS could tell.
   clusterIP: None
+  publishNotReadyAddresses: true
   selector: {{- include "genmesh.selector" . | nindent 4 }}
   ports:
     - {name: grpc, port: 8080, targetPort: grpc, appProtocol: kubernetes.io/h2c}
