@@ -266,6 +266,7 @@ def _control_plane(place: Place) -> dict[str, list[str]]:
             f"--kubelet-certificate-authority={ca}",
             "--kubelet-preferred-address-types=InternalIP",
             "--metric-resolution=10s",
+            "--kubelet-request-timeout=5s",
             "--secure-port=4443",
             "--cert-dir=/run/metrics-server",
         ],

@@ -26,6 +26,7 @@ async def main() -> None:
         settings.milvus_token,
         VectorSearch("vector_search", registry),
         settings.flush_after_seconds,
+        settings.milvus_patience_seconds,
     )
     servicer = VectorSearchServicer(store)
     part = server.Part(

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 16
 CALL_TIMEOUT_SECONDS = 10.0
+# While Milvus restarts; what may be asked twice.
+RETRY_SECONDS = 0.5
+REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"}
 # Milvus answers at most this many rows of a query.
 MOST_ROWS = 16_384
 # pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
@@ -48,8 +51,9 @@ class CollectionInfo:
 class Store:
     """All of Milvus that the service uses."""
 
-    def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float) -> None:
-        self.url, self.token, self.metrics, self.flush_after = url, token, metrics, flush_after
+    def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float, patience: float) -> None:
+        self.url, self.token, self.metrics = url, token, metrics
+        self.flush_after, self.patience = flush_after, patience
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._client: MilvusClient | None = None
         self._dimensions: dict[str, int] = {}
@@ -74,7 +78,14 @@ class Store:
             tracing.SpanKind.CLIENT,
             {tracing.db.DB_SYSTEM_NAME: "milvus", tracing.db.DB_OPERATION_NAME: operation},
         ):
-            return await self._ask(operation, name, work)
+            until = time.monotonic() + (self.patience if operation in REPEATABLE else 0.0)
+            while True:
+                try:
+                    return await self._ask(operation, name, work)
+                except Unavailable:
+                    if time.monotonic() > until:
+                        raise
+                    await asyncio.sleep(RETRY_SECONDS)
 
     async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
         begun = time.monotonic()

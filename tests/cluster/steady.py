@@ -18,7 +18,7 @@ from deploy.cluster.cluster import ROOT, Cluster, eventually
 
 SCENARIOS = Path(__file__).parent / "scenarios.yaml"
 # Nothing is judged by it: tests look at each call.
-OBJECTIVES = "models: {error_rate: 1.0}\n"
+OBJECTIVES = "models: {error_rate: 0.99}\n"
 
 
 @dataclass

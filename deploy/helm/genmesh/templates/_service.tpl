@@ -22,6 +22,8 @@ spec:
   {{- end }}
   selector:
     matchLabels: {{- include "genmesh.selector" . | nindent 6 }}
+  # Callers have connected to a new pod before an old one goes.
+  minReadySeconds: 5
   strategy:
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   template:
