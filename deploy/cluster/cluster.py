@@ -165,11 +165,11 @@ class Cluster:
         given = [f"--set={setting}" for setting in settings]
         return self.helm("upgrade", "--install", RELEASE, str(CHART), *files, *given, "--wait", f"--timeout={timeout}")
 
-    def target(self) -> str:
+    def target(self, node: str = WORKERS[0]) -> str:
         """The gateway's address for a client outside: a node's."""
         ports = self.get("service", RELEASE)["spec"]["ports"]
         port = next(p["nodePort"] for p in ports if p["name"] == "grpc")
-        return f"{NODES[WORKERS[0]]}:{port}"
+        return f"{NODES[node]}:{port}"
 
     def key(self, tenant: str = "default") -> str:
         return self.kubectl(

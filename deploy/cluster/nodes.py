@@ -140,7 +140,6 @@ def _kubelet(place: Place, name: str, pods_group: str) -> list[str]:
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
-            "syncFrequency": "10s",
             "registerWithTaints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
             if name == CONTROL
             else [],

@@ -26,7 +26,7 @@ class ServiceSettings(BaseSettings):
     max_concurrent_calls: int = Field(256, ge=1, description="Calls at once; more are refused.")
     default_deadline_seconds: float = Field(120, gt=0, description="Deadline of a call that brings none.")
     max_connection_age_seconds: float = Field(
-        10, ge=1, description="After this a client is asked to connect anew; it finds new replicas then."
+        30, ge=1, description="After this a client is asked to connect anew; it finds new replicas then."
     )
     lame_duck_seconds: float = Field(
         0, ge=0, description="After SIGTERM, how long new calls are still served while NOT_SERVING is told."

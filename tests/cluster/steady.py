@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.cluster.cluster import ROOT, Cluster, eventually
+from deploy.cluster.nodes import WORKERS
 
 SCENARIOS = Path(__file__).parent / "scenarios.yaml"
 # Nothing is judged by it: tests look at each call.
@@ -46,14 +47,20 @@ class Load:
 
 @contextlib.contextmanager
 def steady(
-    cluster: Cluster, folder: Path, *, rate: float | None = None, scenario: str = "steady", after: float = 5.0
+    cluster: Cluster,
+    folder: Path,
+    *,
+    rate: float | None = None,
+    scenario: str = "steady",
+    after: float = 5.0,
+    node: str = WORKERS[0],
 ) -> Iterator[Load]:
-    """Load for the time of the ``with``, and ``after`` seconds more."""
+    """Load for the time of the ``with``, and ``after`` seconds more; by way of a node's port."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "slo.yaml").write_text(OBJECTIVES)
     command = [
         *cluster.outside(), sys.executable, "-m", "loadtest.load", scenario, "--scenarios", str(SCENARIOS),
-        "--slo", str(folder / "slo.yaml"), "--out", str(folder), "--calls", "--target", cluster.target(),
+        "--slo", str(folder / "slo.yaml"), "--out", str(folder), "--calls", "--target", cluster.target(node),
         "--api-key", cluster.key(), *(["--rate", str(rate)] if rate else []),
     ]  # fmt: skip
     load = Load(folder / "calls.jsonl")

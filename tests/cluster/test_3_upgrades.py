@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster
+from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster, eventually
+from tests.cluster.seen import values
 from tests.cluster.steady import steady
 from tests.cluster.test_1_install import pods
 
-SERVICES = ("gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag")
+WORKLOADS = ("gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag", "triton")
 
 
-def test_an_upgrade_that_replaces_every_pod(cluster: Cluster, folder: Path) -> None:
+def replaced(cluster: Cluster, before: set[str], count: int) -> None:
+    """Every pod is another than before."""
+    after = {pod["metadata"]["uid"] for pod in pods(cluster) if "deletionTimestamp" not in pod["metadata"]}
+    assert len(after) == count
+    assert not before & after
+
+
+def test_an_upgrade_that_replaces_every_pod_and_the_way_back(cluster: Cluster, folder: Path) -> None:
     before = {pod["metadata"]["uid"] for pod in pods(cluster)}
     changed = [
         "logLevel=WARNING", "triton.sharedMemory=900Mi", "redis.maxMemory=200mb", "prometheus.retention=1d",
@@ -21,16 +30,64 @@ def test_an_upgrade_that_replaces_every_pod(cluster: Cluster, folder: Path) -> N
     ]  # fmt: skip
     with steady(cluster, folder, after=20) as load:
         cluster.install(settings=changed)
-    after = {pod["metadata"]["uid"] for pod in pods(cluster) if "deletionTimestamp" not in pod["metadata"]}
-    assert len(after) == 11
-    assert not before & after
+        replaced(cluster, before, 11)
+        between = {pod["metadata"]["uid"] for pod in pods(cluster)}
+        cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
+        replaced(cluster, between, 11)
     assert not load.causes()
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "triton"])
-def test_a_restart_of_one_workload(cluster: Cluster, folder: Path, name: str) -> None:
-    workload = f"deployment/{RELEASE}-{name}"
-    with steady(cluster, folder, after=15) as load:
-        cluster.kubectl("rollout", "restart", workload, f"--namespace={NAMESPACE}")
-        cluster.kubectl("rollout", "status", workload, f"--namespace={NAMESPACE}", "--timeout=120s")
+def test_every_workload_is_restarted_in_turn(cluster: Cluster, folder: Path) -> None:
+    with steady(cluster, folder, after=20) as load:
+        for name in WORKLOADS:
+            workload = f"deployment/{RELEASE}-{name}"
+            cluster.kubectl("rollout", "restart", workload, f"--namespace={NAMESPACE}")
+            cluster.kubectl("rollout", "status", workload, f"--namespace={NAMESPACE}", "--timeout=120s")
     assert not load.causes()
+
+
+def test_scaling_up_and_down_and_draining_a_worker(cluster: Cluster, folder: Path) -> None:
+    """The worker that holds Milvus' volume cannot be drained without stopping it; the other can."""
+    home = next(p["spec"]["nodeName"] for p in pods(cluster) if p["metadata"]["name"] == f"{RELEASE}-milvus-0")
+    other = "worker-2" if home == "worker-1" else "worker-1"
+    with steady(cluster, folder, after=20, node=home) as load:
+        for replicas in (2, 1):
+            for name in WORKLOADS:
+                cluster.kubectl(
+                    "scale", f"deployment/{RELEASE}-{name}", f"--replicas={replicas}", f"--namespace={NAMESPACE}"
+                )
+            for name in WORKLOADS:
+                cluster.kubectl(
+                    "rollout", "status", f"deployment/{RELEASE}-{name}", f"--namespace={NAMESPACE}", "--timeout=120s"
+                )
+            if replicas == 2:
+                cluster.kubectl("drain", other, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s")
+                cluster.kubectl("uncordon", other)
+    assert not load.causes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["image.tag=not-there"], "ErrImageNeverPull|ImagePullBackOff|ErrImagePull"),
+        (["services.embedding.env.GENMESH_NO_SUCH_SETTING=1"], "CrashLoopBackOff|Error"),
+    ],
+    ids=["an image that is not there", "a process that does not start"],
+)
+def test_an_upgrade_that_cannot_start_leaves_the_old_serving(
+    cluster: Cluster, folder: Path, settings: list[str], reason: str
+) -> None:
+    with steady(cluster, folder, after=5) as load:
+        with pytest.raises(RuntimeError, match="UPGRADE FAILED|upgrade failed|not ready|deadline exceeded"):
+            cluster.install(settings=settings, timeout="30s")
+        why = json.dumps([pod["status"].get("containerStatuses", []) for pod in pods(cluster)])
+        assert any(one in why for one in reason.split("|")), why
+        cluster.helm("rollback", RELEASE, "--wait", "--timeout=120s")
+    assert not load.causes()
+
+
+def test_no_alert_but_the_watchdog_fired(cluster: Cluster) -> None:
+    """All that was done above was planned."""
+    firing = values(cluster, 'ALERTS{alertstate="firing"}', label="alertname")
+    assert set(firing) <= {"GenmeshWatchdog"}, firing
+    assert eventually("Prometheus", 10, lambda: values(cluster, "up"))

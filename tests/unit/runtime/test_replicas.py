@@ -33,7 +33,12 @@ class World:
         self.addresses: list[str] | None = list(addresses)
         self.told: list[tuple[int, int]] = []
         self.replicas: Replicas[Client] = Replicas(
-            "dns:///triton:8001", Client, Client.probe, Client.probe, lambda *counts: self.told.append(counts), self._resolve
+            "dns:///triton:8001",
+            Client,
+            Client.probe,
+            Client.probe,
+            lambda *counts: self.told.append(counts),
+            self._resolve,
         )
 
     async def _resolve(self, host: str, port: int) -> list[str]:

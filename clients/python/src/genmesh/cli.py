@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -35,18 +36,28 @@ Timeout = Annotated[float, typer.Option(help="Deadline in seconds.")]
 class _State:
     target = ""
     api_key = ""
+    credentials: grpc.ChannelCredentials | None = None
 
 
 @app.callback()
 def _options(
     target: Annotated[str, typer.Option(envvar="GENMESH_TARGET", help="host:port of the gateway.")] = "127.0.0.1:8080",
     api_key: Annotated[str, typer.Option(envvar="GENMESH_API_KEY", help="The API key.")] = "",
+    tls: Annotated[bool, typer.Option(envvar="GENMESH_TLS", help="Speak TLS; the system's authorities count.")] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="GENMESH_CA", help="Speak TLS; the PEM file's authorities count.", exists=True, dir_okay=False
+        ),
+    ] = None,
 ) -> None:
     _State.target, _State.api_key = target, api_key
+    if tls or ca:
+        _State.credentials = grpc.ssl_channel_credentials(ca.read_bytes() if ca else None)
 
 
 def _client() -> Client:
-    return Client(_State.target, api_key=_State.api_key)
+    return Client(_State.target, api_key=_State.api_key, credentials=_State.credentials)
 
 
 def _print_json(message: Message) -> None:

@@ -22,8 +22,7 @@ spec:
   {{- end }}
   selector:
     matchLabels: {{- include "genmesh.selector" . | nindent 6 }}
-  # Callers have connected to a new pod before an old one goes.
-  minReadySeconds: 5
+  minReadySeconds: {{ $values.minReadySeconds }}
   strategy:
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   template:
@@ -68,6 +67,7 @@ spec:
             - {name: GENMESH_PORT, value: "8080"}
             - {name: GENMESH_METRICS_PORT, value: "9100"}
             - {name: GENMESH_LOG_LEVEL, value: {{ .root.Values.logLevel }}}
+            - {name: GENMESH_MAX_CONNECTION_AGE_SECONDS, value: {{ $values.connectionAgeSeconds | quote }}}
             - {name: GENMESH_LAME_DUCK_SECONDS, value: {{ $values.lameDuckSeconds | quote }}}
             - {name: GENMESH_DRAIN_SECONDS, value: {{ $values.drainSeconds | quote }}}
             - {name: GENMESH_MAX_CONCURRENT_CALLS, value: {{ $values.maxConcurrentCalls | quote }}}
