@@ -8,7 +8,7 @@ LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
 PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
 
-.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools cluster-tools cluster-images cluster-up cluster-down images test-chart clean
+.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools cluster-tools cluster-images cluster-up cluster-down test-cluster images test-chart clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -96,6 +96,9 @@ cluster-images: images
 
 cluster-up: cluster-tools cluster-images ## Start a Kubernetes of three nodes on this machine and install the chart
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster up
+
+test-cluster: cluster-tools cluster-images ## Balancing, upgrades, faults and security on that Kubernetes, under load
+	@$(PYTEST) tests/cluster
 
 cluster-down: setup ## Take it away
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster down

@@ -30,7 +30,7 @@ T = TypeVar("T")
 THREADS = 16
 CALL_TIMEOUT_SECONDS = 10.0
 # While Milvus restarts; what may be asked twice.
-RETRY_SECONDS = 0.5
+RETRY_SECONDS, RESTART_SECONDS = 0.5, 60.0
 REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"}
 # Milvus answers at most this many rows of a query.
 MOST_ROWS = 16_384
@@ -54,6 +54,7 @@ class Store:
     def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float, patience: float) -> None:
         self.url, self.token, self.metrics = url, token, metrics
         self.flush_after, self.patience = flush_after, patience
+        self._away = -RESTART_SECONDS  # when Milvus last did not answer
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._client: MilvusClient | None = None
         self._dimensions: dict[str, int] = {}
@@ -82,8 +83,9 @@ class Store:
             while True:
                 try:
                     return await self._ask(operation, name, work)
-                except Unavailable:
-                    if time.monotonic() > until:
+                except (Unavailable, Internal):
+                    # One that has just restarted fails in ways of its own while it reads its collections.
+                    if time.monotonic() > until or time.monotonic() - self._away > RESTART_SECONDS:
                         raise
                     await asyncio.sleep(RETRY_SECONDS)
 
@@ -106,13 +108,22 @@ class Store:
                 self._dimensions.pop(name, None)
                 raise _no_collection() from None
             if isinstance(failure.code, grpc.StatusCode) or failure.code == CONNECT_FAILED:
-                raise _gone(failure) from None
+                raise self._gone(failure) from None
             log.error("Milvus failed in %s: %s", operation, failure)
             raise Internal(f"the vector store failed: {failure.message}", reason="VECTOR_STORE_FAILED") from None
         except (grpc.RpcError, OSError) as failure:
-            raise _gone(failure) from None
+            raise self._gone(failure) from None
         finally:
             self.metrics.store.labels(operation).observe(time.monotonic() - begun)
+
+    def _gone(self, failure: Exception) -> Unavailable:
+        now = time.monotonic()
+        if now - self._away > RESTART_SECONDS / 10:  # not for each of many calls that wait
+            log.warning("Milvus does not answer: %s", failure)
+        self._away = now
+        return Unavailable(
+            "the vector store does not answer", reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0
+        )
 
     async def ping(self) -> None:
         client = await self._connected()
@@ -310,8 +321,3 @@ def _no_collection() -> NotFound:
         reason="COLLECTION_NOT_FOUND",
         metadata={"field": "collection"},
     )
-
-
-def _gone(failure: Exception) -> Unavailable:
-    log.warning("Milvus does not answer: %s", failure)
-    return Unavailable("the vector store does not answer", reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0)

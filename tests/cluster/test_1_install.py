@@ -7,9 +7,20 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster, eventually
+from deploy.cluster.cluster import NAMESPACE, RELEASE, ROOT, Cluster, eventually
+from tests.cluster.seen import values
+
+FORGET = """
+import os
+from genmesh import Client
+with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"]) as client:
+    for found in client.vector_search.ListCollections({}).collections:
+        client.vector_search.DeleteCollection({"collection": found.name})
+"""
 
 
 def pods(cluster: Cluster) -> list[Any]:
@@ -74,11 +85,8 @@ def test_prometheus_finds_every_pod(cluster: Cluster) -> None:
     scraped = {"gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag", "triton"}
 
     def up() -> bool:
-        path = f"/api/v1/namespaces/{NAMESPACE}/services/{RELEASE}-prometheus:9090/proxy/api/v1/query?query=up"
-        import json
-
-        found = json.loads(cluster.kubectl("get", "--raw", path))["data"]["result"]
-        return {r["metric"]["job"].removeprefix("genmesh-") for r in found if r["value"][1] == "1"} == scraped
+        found = values(cluster, "up", label="job")
+        return {job.removeprefix("genmesh-") for job, value in found.items() if value} == scraped
 
     assert eventually("every pod in Prometheus", 40, up)
 
@@ -87,3 +95,33 @@ def test_metrics_of_the_cluster(cluster: Cluster) -> None:
     """metrics-server, which autoscaling on CPU needs."""
     told = eventually("kubectl top", 60, lambda: cluster.kubectl("top", "pods", f"--namespace={NAMESPACE}"))
     assert f"{RELEASE}-triton" in told
+
+
+def test_vectors_are_backed_up_and_restored(cluster: Cluster) -> None:
+    """The runbook's commands, as they stand."""
+    section = (ROOT / "docs" / "runbook.md").read_text().partition("## Back up and restore")[2].partition("\n## ")[0]
+    backup, restore = (block.strip() for block in section.split("```")[1::2])
+    environment = cluster.environment() | {"GENMESH_TARGET": cluster.target(), "GENMESH_API_KEY": cluster.key()}
+
+    def run(command: str, folder: Path, check: bool = True) -> str:
+        done = subprocess.run(
+            [*cluster.outside(), "bash", "-euc", command], env=environment, cwd=folder, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, command + done.stderr
+        return done.stdout
+
+    def asked() -> str:
+        return run('genmesh ask "How long are audit logs kept?"', ROOT, check=False)
+
+    with tempfile.TemporaryDirectory() as name:
+        run("genmesh ingest deploy/local/samples", ROOT)
+        assert "seven years" in asked()
+        run(backup, Path(name))
+        rollout = f"kubectl --namespace {NAMESPACE} rollout status deployment/{RELEASE}-vector-search --timeout=60s"
+        run(rollout, ROOT)
+        run(f"{shlex.quote(sys.executable)} -c {shlex.quote(FORGET)}", ROOT)
+        assert "seven years" not in asked()
+        run(restore, Path(name))
+        run(rollout, ROOT)
+        eventually("the restored vectors", 60, lambda: "seven years" in asked())

@@ -69,17 +69,18 @@ def test_scaling_up_and_down_and_draining_a_worker(cluster: Cluster, folder: Pat
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["image.tag=not-there"], "ErrImageNeverPull|ImagePullBackOff|ErrImagePull"),
-        (["services.embedding.env.GENMESH_NO_SUCH_SETTING=1"], "CrashLoopBackOff|Error"),
+        ("image: {tag: not-there}", "ErrImageNeverPull|ImagePullBackOff|ErrImagePull"),
+        ('services: {embedding: {env: {GENMESH_NO_SUCH_SETTING: "1"}}}', "CrashLoopBackOff|Error"),
     ],
     ids=["an image that is not there", "a process that does not start"],
 )
 def test_an_upgrade_that_cannot_start_leaves_the_old_serving(
-    cluster: Cluster, folder: Path, settings: list[str], reason: str
+    cluster: Cluster, folder: Path, tmp_path: Path, settings: str, reason: str
 ) -> None:
+    (tmp_path / "values.yaml").write_text(settings)
     with steady(cluster, folder, after=5) as load:
-        with pytest.raises(RuntimeError, match="UPGRADE FAILED|upgrade failed|not ready|deadline exceeded"):
-            cluster.install(settings=settings, timeout="30s")
+        with pytest.raises(RuntimeError, match=r"UPGRADE FAILED.*(not ready|deadline exceeded)|deadline exceeded"):
+            cluster.install(tmp_path / "values.yaml", timeout="30s")
         why = json.dumps([pod["status"].get("containerStatuses", []) for pod in pods(cluster)])
         assert any(one in why for one in reason.split("|")), why
         cluster.helm("rollback", RELEASE, "--wait", "--timeout=120s")
