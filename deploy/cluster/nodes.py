@@ -39,8 +39,21 @@ mkdir -p {state} && mount --bind /run/state {state} && mount --make-rshared /
 mkdir -p /run/secrets/kubernetes.io/serviceaccount
 cp {keys}/token {keys}/ca.crt /run/secrets/kubernetes.io/serviceaccount/
 sysctl -q -w net.ipv4.ip_forward=1
+{rules}
 exec {manager} --nodaemon --configuration {configuration}
 """
+
+
+# What the network-policy engine judges: new connections from and to pods, but not the node's own (probes). It makes
+# such rules itself with nftables' "queue", which not every kernel has; these need only iptables. Where the engine is
+# away nothing passes.
+POLICY_QUEUE = 100
+RULES = (
+    "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+    "-m owner --uid-owner 0 -j ACCEPT",
+    f"-s 10.244.0.0/16 -j NFQUEUE --queue-num {POLICY_QUEUE}",
+    f"-d 10.244.0.0/16 -j NFQUEUE --queue-num {POLICY_QUEUE}",
+)
 
 
 @dataclass(frozen=True)
@@ -288,6 +301,8 @@ def configure(place: Place, name: str, pods_group: str) -> list[str]:
             *("env", f"KUBERNETES_SERVICE_HOST={NODES[CONTROL]}", "KUBERNETES_SERVICE_PORT=6443"),
             place.tool("network-policies", "network-policies"),
             f"--hostname-override={name}",
+            f"--nfqueue-id={POLICY_QUEUE}",
+            "--netfilter-bug-1766-fix=false",
             "--disable-nri",  # containerd 1.6 has none
         ],
     }
@@ -314,6 +329,7 @@ def configure(place: Place, name: str, pods_group: str) -> list[str]:
         state=shlex.quote(str(place.state)),
         manager=shlex.quote(str(Path(sys.executable).parent / "supervisord")),
         configuration=shlex.quote(str(configuration)),
+        rules="\n".join(f"iptables --wait --table mangle --append POSTROUTING {rule}" for rule in RULES),
         keys=shlex.quote(str(place.credentials.folder)),
     )
     return ["bash", "-euc", first]
