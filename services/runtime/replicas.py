@@ -25,6 +25,7 @@ PROBE_TIMEOUT_SECONDS = 2.0
 FAILED_PROBES = 2
 # A replica takes a prefix's calls while it has at most so much more than its share (Mirrokni et al. 2016).
 BOUND = 1.25
+FEW = 4  # calls at once that crowd no replica, whatever the others have
 # Calls sent again to another replica: at most a tenth of all calls, and a few for a start (gRFC A6's throttling).
 RETRY_TOKENS, RETRY_RATIO = 10.0, 0.1
 
@@ -146,7 +147,7 @@ class Replicas(Generic[C]):
         if not candidates:
             raise LookupError(f"{self.host}:{self.port} has no address")
         if key:
-            most = math.ceil(BOUND * (sum(r.running for r in candidates) + 1) / len(candidates))
+            most = max(FEW, math.ceil(BOUND * (sum(r.running for r in candidates) + 1) / len(candidates)))
             candidates.sort(key=lambda r: hashlib.blake2b(f"{key}|{r.address}".encode(), digest_size=8).digest())
             return next((r for r in candidates if r.running < most), candidates[0])
         self._turn += 1
