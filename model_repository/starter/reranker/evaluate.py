@@ -22,7 +22,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 from data import Task, held_out_tasks  # noqa: E402
-from network import LateInteraction, base_folder, load, scores  # noqa: E402
+from network import LateInteraction, base_folder, load, mixed, read_mix  # noqa: E402
 from ranking import ndcg_at_10  # noqa: E402
 
 RETRIEVAL = HERE.parents[1] / "retrieval.jsonl"
@@ -67,9 +67,10 @@ def main() -> None:
     sets = {"held-out": held_out_tasks(args.queries)}
     if RETRIEVAL.is_file():
         sets["retrieval.jsonl"] = retrieval_tasks(baseline)
+    ours = partial(mixed, model, tokenizer, baseline, read_mix(args.weights))
     for name, tasks in sets.items():
         print(
-            f"{name}: {len(tasks)} queries, nDCG@10 cross-encoder {mean_ndcg(tasks, partial(scores, model, tokenizer)):.4f}, "
+            f"{name}: {len(tasks)} queries, nDCG@10 cross-encoder {mean_ndcg(tasks, ours):.4f}, "
             f"late interaction {mean_ndcg(tasks, baseline.scores):.4f}",
             flush=True,
         )

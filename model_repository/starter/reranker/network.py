@@ -1,7 +1,12 @@
 """The starter reranker's network: MiniLM with one score for a pair of texts, and an adapter to it.
 
+The score of a pair is ``late * L + cross * C + bias``: L is what late interaction says with MiniLM as it is, C what
+the cross-encoder says, and three learned numbers weigh them. So training begins at the baseline and the
+cross-encoder learns what that gets wrong.
+
 The repository keeps only the adapter (LoRA, Hu et al. 2021, in PEFT's folder format): low-rank changes
-to all linear layers, and the score's head. ``load`` puts it together with MiniLM.
+to all linear layers, and the score's head, and the three numbers (``mix.json``). ``load`` puts them together with
+MiniLM.
 """
 
 from __future__ import annotations
@@ -25,6 +30,9 @@ from transformers import (
 )
 
 MAX_TOKENS = 128  # of a pair in training and evaluation
+
+
+MIX = {"late": 10.0, "cross": 0.15, "bias": -6.0}  # to begin with
 
 
 def base_folder() -> Path:
@@ -55,7 +63,7 @@ def adapted(base: Path, rank: int) -> PeftModel:
     return get_peft_model(headed(base), config)
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: PeftModel, mix: dict[str, float], folder: Path) -> None:
     """In half precision, without this machine's path of MiniLM."""
     model.save_pretrained(folder, save_embedding_layers=False)  # asked to decide, PEFT would look at a model hub
     file = folder / "adapter_config.json"
@@ -69,6 +77,15 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
+    (folder / "mix.json").write_text(
+        json.dumps({name: round(value, 6) for name, value in mix.items()}, indent=2) + "\n"
+    )
+
+
+def read_mix(adapter: Path) -> dict[str, float]:
+    """What weighs the two scores of an adapter's network."""
+    found: dict[str, float] = json.loads((adapter / "mix.json").read_text())
+    return found
 
 
 def load(base: Path, adapter: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -110,6 +127,19 @@ def scores(
     for rows, batch in batches(tokenizer, [(query, p) for p in passages], 32):
         found[rows] = model(**batch).logits[:, 0].numpy()
     return found
+
+
+def mixed(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    late: LateInteraction,
+    mix: dict[str, float],
+    query: str,
+    passages: Sequence[str],
+) -> np.ndarray:
+    """The network's score of a query and each passage, before the sigmoid, (passages,)."""
+    crossed = scores(model, tokenizer, query, passages)
+    return mix["late"] * late.scores(query, passages) + mix["cross"] * crossed + mix["bias"]
 
 
 class LateInteraction:

@@ -8,6 +8,8 @@ that the passage answers. For prose and written questions, where others than the
 good as well, a part of the target is what MiniLM's own vectors hold of the candidates: late interaction
 plus the cosine of their means (distillation, Hinton et al. 2015).
 
+Both scores are weighed by three numbers that are learned with them (network.py).
+
 MiniLM's token vectors say what a token means, not whether the other text has it too, and to find that
 out from one label a pair takes hours on a CPU. So a probe after the third layer learns of each token
 whether the other text holds the same, which the data tells for free; it is thrown away afterwards.
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 from data import Task, World, held_out_tasks
 from evaluate import mean_ndcg
-from network import LateInteraction, adapted, base_folder, batches, save_adapter, scores
+from network import MIX, LateInteraction, adapted, base_folder, batches, mixed, read_mix, save_adapter
 from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -56,6 +58,7 @@ def loss_of(tasks: list[Task], scores: torch.Tensor, teacher: LateInteraction) -
 
 def read(
     model: PeftModel,
+    mix: torch.nn.ParameterDict,
     probes: torch.nn.ModuleList,
     tokenizer: PreTrainedTokenizerBase,
     teacher: LateInteraction,
@@ -81,7 +84,8 @@ def read(
             if taught[i]:
                 target = teacher.closest(*pairs[i])[: int(asked.sum())].clamp(0, 1)
                 close_losses.append(functional.binary_cross_entropy_with_logits(found[row][asked], target))
-    scores = torch.cat(parts)[torch.tensor(order).argsort()]
+    late = torch.tensor(np.concatenate([teacher.scores(t.query, t.passages) for t in tasks])).float()
+    scores = mix["late"] * late + mix["cross"] * torch.cat(parts)[torch.tensor(order).argsort()] + mix["bias"]
     total = torch.stack(same_losses).mean()
     return scores, total + torch.stack(close_losses).mean() if close_losses else total
 
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1e-3, help="the greatest learning rate")
+    parser.add_argument("--rate", type=float, default=3e-4, help="the greatest learning rate")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--tasks", type=int, default=4, help="queries a step")
     parser.add_argument("--candidates", type=int, default=6, help="passages a query")
@@ -111,8 +115,15 @@ def main() -> None:
     teacher = LateInteraction(base)
     held_out = held_out_tasks(args.queries)
 
+    mix = torch.nn.ParameterDict(
+        {name: torch.tensor(value) for name, value in (read_mix(args.start) if args.start else MIX).items()}
+    )
+
+    def weighed() -> dict[str, float]:
+        return {name: value.item() for name, value in mix.items()}
+
     def measure() -> float:
-        return mean_ndcg(held_out, partial(scores, model, tokenizer))
+        return mean_ndcg(held_out, partial(mixed, model, tokenizer, teacher, weighed()))
 
     print(f"late interaction: held-out nDCG@10 {mean_ndcg(held_out, teacher.scores):.4f}", flush=True)
     probes = torch.nn.ModuleList(torch.nn.Linear(model.config.hidden_size, 1) for _ in range(2))
@@ -120,6 +131,7 @@ def main() -> None:
         torch.nn.init.zeros_(probe.weight)  # so that it does not disturb a network that goes on from an adapter
     parameters = [p for p in (*model.parameters(), *probes.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    mixing = torch.optim.Adam(mix.parameters(), lr=0.01)
     world = World(args.seed)
     begun = last = time.monotonic()
     paused = 0.0  # measuring does not count
@@ -135,7 +147,7 @@ def main() -> None:
             )
         if done >= 1 or time.monotonic() - last > args.every * 60:
             before = time.monotonic()
-            save_adapter(model, args.out)
+            save_adapter(model, weighed(), args.out)
             print(f"step {step} {spent:.1f} min held-out nDCG@10 {measure():.4f}", flush=True)
             last = time.monotonic()
             paused += last - before
@@ -145,12 +157,14 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         tasks = [world.task(args.candidates) for _ in range(args.tasks)]
-        ranked, matching = read(model, probes, tokenizer, teacher, tasks)
+        ranked, matching = read(model, mix, probes, tokenizer, teacher, tasks)
         loss = loss_of(tasks, ranked, teacher)
         optimizer.zero_grad(set_to_none=True)
+        mixing.zero_grad(set_to_none=True)
         (loss + matching).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        mixing.step()
         step, seen = step + 1, seen + len(ranked)
         recent.append((loss.item(), matching.item()))
 
