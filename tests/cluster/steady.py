@@ -41,9 +41,6 @@ class Load:
         """How many calls of which operation failed with which status."""
         return Counter((call["operation"], call["error"]) for call in self.failed)
 
-    def since(self, begun: float) -> list[dict[str, Any]]:
-        return [call for call in self.read() if call["at"] >= begun]
-
 
 @contextlib.contextmanager
 def steady(
