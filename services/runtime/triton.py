@@ -63,7 +63,8 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
 
 
 def _unreachable(failure: InferenceServerException) -> bool:
-    return "UNAVAILABLE" in str(failure.status() or "")
+    """Whether it is the replica that failed, not the request; also one whose model's process has died ("stub")."""
+    return "UNAVAILABLE" in str(failure.status() or "") or "is not healthy" in str(failure.message())
 
 
 class Triton:
