@@ -51,7 +51,7 @@ class CollectionInfo:
 class Store:
     """All of Milvus that the service uses."""
 
-    def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float, patience: float) -> None:
+    def __init__(self, url: str, token: str, metrics: VectorSearch, flush_after: float, patience: float = 0.0) -> None:
         self.url, self.token, self.metrics = url, token, metrics
         self.flush_after, self.patience = flush_after, patience
         self._away = -RESTART_SECONDS  # when Milvus last did not answer

@@ -113,3 +113,29 @@ async def test_a_collection_that_is_not_loaded_is_loaded_and_asked_again(store: 
     client = store._client = FaultyMilvus(failures=[MilvusException(101, "not loaded")])  # type: ignore[assignment]
     assert await store.upsert("acme", "docs", [{}, {}]) == 2
     assert client.loaded == [Store.physical("acme", "docs")]
+
+
+RESTARTS = [ConnectionRefusedError("no"), MilvusException(2, "fail"), MilvusException(1, "reading its collections")]
+
+
+async def test_calls_wait_for_a_milvus_that_restarts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.vector_search.store.RETRY_SECONDS", 0.01)
+    store.patience = 5.0
+    store._client = FaultyMilvus(failures=list(RESTARTS))  # type: ignore[assignment]
+    assert await store.upsert("acme", "docs", [{}]) == 1
+
+
+async def test_they_do_not_wait_for_one_that_fails_while_it_is_there(store: Store) -> None:
+    store.patience = 5.0
+    store._client = FaultyMilvus(failures=[MilvusException(1100, "broken index")])  # type: ignore[assignment]
+    with pytest.raises(GenmeshError, match="broken index"):
+        await store.upsert("acme", "docs", [{}])
+
+
+async def test_patience_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.vector_search.store.RETRY_SECONDS", 0.01)
+    store.patience = 0.1
+    store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10_000)  # type: ignore[assignment]
+    with pytest.raises(GenmeshError) as caught:
+        await store.upsert("acme", "docs", [{}])
+    assert caught.value.reason == "VECTOR_STORE_UNAVAILABLE"

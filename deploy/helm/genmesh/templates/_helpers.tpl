@@ -50,6 +50,8 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ .values.spreadOver }}
     whenUnsatisfiable: ScheduleAnyway
+    # Of one revision: the pods that an upgrade is about to take away do not count.
+    matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels: {{- include "genmesh.selector" . | nindent 8 }}
 affinity:
@@ -58,6 +60,7 @@ affinity:
       - weight: 100
         podAffinityTerm:
           topologyKey: kubernetes.io/hostname
+          matchLabelKeys: [pod-template-hash]
           labelSelector:
             matchLabels: {{- include "genmesh.selector" . | nindent 14 }}
 {{- end }}
