@@ -72,6 +72,12 @@ def processes(cluster: Cluster, pod: str) -> list[int]:
     return found
 
 
+def kill(found: list[int]) -> None:
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):  # it ended with its parent
+            os.kill(process, signal.SIGKILL)
+
+
 def one(cluster: Cluster, component: str) -> str:
     ready = [p for p in pods(cluster) if p["metadata"]["labels"]["app.kubernetes.io/component"] == component]
     return str(ready[0]["metadata"]["name"])
@@ -100,8 +106,7 @@ def test_one_pod_of_each_kind_is_killed(cluster: Cluster, folder: Path) -> None:
             found = processes(cluster, one(cluster, kind))
             assert found
             begun[kind] = time.time()
-            for process in found:
-                os.kill(process, signal.SIGKILL)
+            kill(found)
             time.sleep(8)
             all_ready(cluster)
     for kind in KINDS:
@@ -124,13 +129,13 @@ def test_streams_in_flight_where_a_pod_is_killed(cluster: Cluster, kind: str) ->
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as streaming:
         assert streaming.stdout is not None
         assert streaming.stdout.readline().strip() == "begun"
-        for process in processes(cluster, busy(cluster, kind)):
-            os.kill(process, signal.SIGKILL)
+        kill(processes(cluster, busy(cluster, kind)))
         ended = Counter(json.loads(streaming.stdout.read()))
     broken = {how: n for how, n in ended.items() if how != "OK"}
     assert broken, "no stream went through it"
-    assert all(how.startswith("UNAVAILABLE ") and how.partition(" ")[2] for how in broken), ended
-    if kind != "gateway":  # the client's one connection leads to one gateway
+    assert all(how.startswith("UNAVAILABLE ") for how in broken), ended
+    if kind != "gateway":  # that one leaves nobody who could tell a reason, or go on
+        assert "UNAVAILABLE " not in broken, ended
         assert ended["OK"], ended
     ROWS.append(
         f"| SIGKILL of one {kind} pod of two, 16 streams in flight | 16 | {sum(broken.values())} "
@@ -245,5 +250,5 @@ def test_a_worker_is_cut_off(cluster: Cluster, folder: Path) -> None:
             time.sleep(40)
     causes, last = told("a worker cut off from the network for 40 s", load, begun)
     assert {error.partition("/")[0] for _, error in causes} <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, causes
-    assert last < 30
+    assert last < 60  # pods of a lost node are replaced after 50 s
     all_ready(cluster, 180)
