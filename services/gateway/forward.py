@@ -41,6 +41,23 @@ Request = bytes | AsyncIterator[bytes]
 Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
 
 
+class _Told:
+    """A call's inner half that keeps the server's own status where a write to the call fails.
+
+    A server may end a call before it has read it (a method that it does not know, too many calls at once). grpc.aio
+    then takes the failed write for the call's end (INTERNAL, "Internal error from Core"), if that is seen first.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def set_internal_error(self, text: str) -> None:
+        """The status is on its way."""
+
+
 class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(
         self,
@@ -150,6 +167,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                     timeout = call.admit(context)
                     body = self._checked(request) if isinstance(request, bytes) else checked(request)
                     running = inner(body, timeout=timeout, metadata=self._inward(call, context))
+                    running._cython_call = _Told(running._cython_call)
                     # As soon as the service sends it: only the first content itself is on TTFT's path.
                     await context.send_initial_metadata(await running.initial_metadata())
                     async for message in running:

@@ -163,3 +163,14 @@ def test_trailing_metadata_and_request_ids_pass(running, raw: grpc.Channel) -> N
         data, metadata=[("authorization", f"Bearer {running.alpha}")], timeout=5
     )
     assert not [k for k, _ in inner.trailing_metadata() if k.startswith("genmesh-")]
+
+
+def test_a_call_that_ends_before_it_is_read_keeps_its_status(running, raw: grpc.Channel) -> None:
+    """Many times, since a write that fails races with the status that tells why."""
+    for _ in range(50):
+        stream = raw.stream_stream("/genmesh.v1.VectorSearchService/NoMethod")(
+            iter([b"x" * 1000] * 20), metadata=[("authorization", f"Bearer {running.alpha}")], timeout=10
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
