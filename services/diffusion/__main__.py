@@ -26,7 +26,7 @@ async def main() -> None:
     triton = Triton(settings.triton_url, Models("diffusion", registry, model=names))
     servicer = DiffusionServicer(catalogue, Painter(triton, Diffusion("diffusion", registry, model=names)))
     part = server.Part("genmesh.v1.DiffusionService", lambda s: add_DiffusionServiceServicer_to_server(servicer, s))
-    probes = {"triton/diffuser": lambda: triton.ready("diffuser")}
+    probes = {"triton/diffuser": lambda: triton.ready(catalogue.get("diffuser", "diffuser"))}
     await server.serve("diffusion", settings, [part], probes, registry, triton.close)
 
 

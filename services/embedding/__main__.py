@@ -34,7 +34,10 @@ async def main() -> None:
         await cache.close()
         await triton.close()
 
-    probes = {f"triton/{name}": (lambda name=name: triton.ready(name)) for name in ("embedder", "reranker")}
+    probes = {
+        f"triton/{name}": (lambda name=name: triton.ready(catalogue.get(name, name)))
+        for name in ("embedder", "reranker")
+    }
     await server.serve("embedding", settings, [part], probes, registry, close, cache.probes())
 
 

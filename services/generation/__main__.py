@@ -32,7 +32,7 @@ async def main() -> None:
         server.Part("genmesh.v1.GenerationService", lambda s: add_GenerationServiceServicer_to_server(generation, s)),
         server.Part("genmesh.v1.ModelService", lambda s: add_ModelServiceServicer_to_server(models, s)),
     ]
-    probes = {"triton/generator": lambda: triton.ready("generator")}
+    probes = {"triton/generator": lambda: triton.ready(catalogue.get("generator", "generator"))}
     await server.serve("generation", settings, parts, probes, registry, triton.close)
 
 

@@ -12,13 +12,17 @@ import hashlib
 import logging
 import math
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 log = logging.getLogger(__name__)
 RESOLVE_SECONDS = 2.0
+# A replica that left DNS still serves for about so long, what no other has; for so long it is not asked again for
+# what it lacks.
+LEAVING_SECONDS, LACKING_SECONDS = 15.0, 3.0
 PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 2.0
 # Failed probes in a row that take a replica out; one is enough where a call failed as well.
@@ -47,10 +51,14 @@ class Replica(Generic[C]):
     suspect: bool = False  # a call failed; a probe will tell
     out: bool = False  # does not answer
     gone: bool = False  # no longer in DNS; ends with its last call
+    lacks: dict[str, float] = field(default_factory=dict)  # what it said that it has not, and when to ask again
 
     @property
     def usable(self) -> bool:
         return self.begun and not (self.out or self.suspect or self.gone)
+
+    def has(self, what: str) -> bool:
+        return self.lacks.get(what, 0.0) < time.monotonic()
 
 
 def named(url: str) -> tuple[str, int]:
@@ -84,6 +92,7 @@ class Replicas(Generic[C]):
         self.host, self.port = named(url)
         self.connect, self.probes, self.told, self.resolver = connect, (ready, probe), told, resolver
         self.known: dict[str, Replica[C]] = {}
+        self._leaving: dict[Replica[C], float] = {}  # and until when
         self._turn = 0
         self._tokens = RETRY_TOKENS
         self._watching: asyncio.Task[None] | None = None
@@ -101,20 +110,25 @@ class Replicas(Generic[C]):
                 await self._find()
 
     @contextmanager
-    def borrow(self, key: str = "", avoid: Collection[Replica[C]] = ()) -> Iterator[Replica[C]]:
-        """A replica for the time of a call; LookupError where there is none.
+    def borrow(self, key: str = "", avoid: Collection[Replica[C]] = (), what: str = "") -> Iterator[Replica[C]]:
+        """A replica for the time of a call; LookupError where there is none. ``what``: what it must not lack.
 
         With a ``key`` it is the key's own (rendezvous hashing, Thaler and Ravishankar 1998) unless that has more than
         its share to do; without, the one with the least to do, in turn.
         """
-        replica = self._pick(key, avoid)
+        replica = self._pick(key, avoid, what)
         replica.running += 1
         try:
             yield replica
         finally:
             replica.running -= 1
-            if replica.gone and not replica.running:
+            if replica.gone and not replica.running and replica not in self._leaving:
                 self._close(replica)
+
+    def without(self, replica: Replica[C], what: str, avoid: Collection[Replica[C]]) -> bool:
+        """A replica has not what a call asks for (a version of a model, in an upgrade); whether another may have it."""
+        replica.lacks[what] = time.monotonic() + LACKING_SECONDS
+        return any(r not in avoid and r.has(what) for r in (*self.known.values(), *self._leaving))
 
     def answered(self) -> None:
         """A call went well: it earns a part of a retry."""
@@ -135,13 +149,16 @@ class Replicas(Generic[C]):
     async def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        for replica in self.known.values():
+        for replica in (*self.known.values(), *self._leaving):
             self._close(replica)
-        self.known = {}
+        self.known, self._leaving = {}, {}
         await asyncio.gather(*self._closing, return_exceptions=True)
 
-    def _pick(self, key: str, avoid: Collection[Replica[C]]) -> Replica[C]:
+    def _pick(self, key: str, avoid: Collection[Replica[C]], what: str) -> Replica[C]:
         candidates = [r for r in self.known.values() if r not in avoid]
+        if what and not any(r.usable and r.has(what) for r in candidates):
+            candidates += [r for r in self._leaving if r not in avoid]
+        candidates = [r for r in candidates if r.has(what)] or candidates
         # Where none is known to answer, any may: the call's own error says more than a guess.
         candidates = [r for r in candidates if r.usable] or [r for r in candidates if not r.gone] or candidates
         if not candidates:
@@ -183,6 +200,9 @@ class Replicas(Generic[C]):
         for address in self.known.keys() - set(addresses):
             replica = self.known.pop(address)
             replica.gone = True
+            self._leaving[replica] = time.monotonic() + LEAVING_SECONDS
+        for replica in [r for r, until in self._leaving.items() if until < time.monotonic()]:
+            del self._leaving[replica]
             if not replica.running:
                 self._close(replica)
 

@@ -67,6 +67,11 @@ def _unreachable(failure: InferenceServerException) -> bool:
     return "UNAVAILABLE" in str(failure.status() or "") or "is not healthy" in str(failure.message())
 
 
+def _version(card: Card) -> str:
+    """What a replica may lack while an upgrade replaces Triton's pods before or after a service's."""
+    return f"{card.name}/{card.version}"
+
+
 class Triton:
     """One a process, shared by all calls: a client for each replica of Triton."""
 
@@ -89,9 +94,11 @@ class Triton:
         await self.replicas.close()
 
     @contextmanager
-    def _borrowed(self, model: str, key: str, avoid: list[Replica[triton.InferenceServerClient]]) -> Iterator[Any]:
+    def _borrowed(
+        self, model: str, key: str, avoid: list[Replica[triton.InferenceServerClient]], what: str = ""
+    ) -> Iterator[Any]:
         try:
-            with self.replicas.borrow(key, avoid) as replica:
+            with self.replicas.borrow(key, avoid, what) as replica:
                 avoid.append(replica)
                 yield replica
         except LookupError as failure:
@@ -100,8 +107,14 @@ class Triton:
                 retry_after_seconds=1.0,
             ) from None  # fmt: skip
 
-    def _again(self, tried: list[Replica[triton.InferenceServerClient]]) -> bool:
+    def _again(
+        self, tried: list[Replica[triton.InferenceServerClient]], failure: InferenceServerException, what: str
+    ) -> bool:
         """Whether a request that its replica did not answer goes to another."""
+        if "NOT_FOUND" in str(failure.status() or ""):
+            return self.replicas.without(tried[-1], what, tried)
+        if not _unreachable(failure):
+            return False
         self.replicas.lost(tried[-1])
         if not self.replicas.again(tried):
             return False
@@ -142,7 +155,7 @@ class Triton:
         with self._measured(card, operation):
             while True:
                 try:
-                    with self._borrowed(card.name, "", tried) as replica:
+                    with self._borrowed(card.name, "", tried, _version(card)) as replica:
                         result = await replica.client.infer(
                             card.name,
                             inputs,
@@ -153,7 +166,7 @@ class Triton:
                     self.replicas.answered()
                     return result
                 except InferenceServerException as failure:
-                    if not (_unreachable(failure) and self._again(tried)):
+                    if not self._again(tried, failure, _version(card)):
                         raise _error(card.name, failure) from None
 
     async def stream(
@@ -176,7 +189,7 @@ class Triton:
         with self._measured(card, operation):
             while True:
                 try:
-                    with self._borrowed(model, key, tried) as replica:
+                    with self._borrowed(model, key, tried, _version(card)) as replica:
                         async with aclosing(self._responses(replica.client, model, request)) as responses:
                             async for response in responses:
                                 begun = True
@@ -184,12 +197,9 @@ class Triton:
                     self.replicas.answered()
                     return
                 except InferenceServerException as failure:
-                    if not _unreachable(failure):
-                        raise _error(model, failure) from None
-                    if begun:
+                    if begun and _unreachable(failure):
                         self.replicas.lost(tried[-1])
-                        raise _error(model, failure) from None
-                    if not self._again(tried):
+                    if begun or not self._again(tried, failure, _version(card)):
                         raise _error(model, failure) from None
 
     @staticmethod
@@ -222,12 +232,16 @@ class Triton:
         finally:
             responses.cancel()
 
-    async def ready(self, model: str) -> None:
-        """Raise unless the model answers requests."""
+    async def ready(self, card: Card) -> None:
+        """Raise unless some replica answers requests to this version of the model."""
         await self.replicas.ready()
-        with self._borrowed(model, "", []) as replica:
-            if not await replica.client.is_model_ready(model, client_timeout=2):
-                raise RuntimeError(f"Triton says that {model} is not ready")
+        tried: list[Replica[triton.InferenceServerClient]] = []
+        while True:
+            with self._borrowed(card.name, "", tried, _version(card)) as replica:
+                if await replica.client.is_model_ready(card.name, card.version, client_timeout=2):
+                    return
+            if not self.replicas.without(replica, _version(card), tried):
+                raise RuntimeError(f"Triton says that version {card.version} of {card.name} is not ready")
 
     async def index(self) -> dict[tuple[str, str], tuple[bool, str]]:
         """For each model and version of the repository whether it is ready, and why not."""

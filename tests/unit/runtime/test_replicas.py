@@ -62,7 +62,13 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("RESOLVE_SECONDS", 0.02), ("PROBE_SECONDS", 0.02), ("PROBE_TIMEOUT_SECONDS", 0.05)):
+    for name, seconds in (
+        ("RESOLVE_SECONDS", 0.02),
+        ("PROBE_SECONDS", 0.02),
+        ("PROBE_TIMEOUT_SECONDS", 0.05),
+        ("LEAVING_SECONDS", 0.3),
+        ("LACKING_SECONDS", 0.3),
+    ):
         monkeypatch.setattr(replicas, name, seconds)
 
 
@@ -166,16 +172,53 @@ async def test_dns_being_away_takes_no_replica_away() -> None:
         assert world.chosen() == "a"
 
 
-async def test_a_replica_that_left_ends_with_its_last_call() -> None:
+async def test_a_replica_that_left_ends_some_time_after_its_last_call() -> None:
     async with World("a", "b") as world:
         with world.replicas.borrow("", [world.replicas.known["b"]]) as old:
             world.addresses = ["b"]
             await asyncio.sleep(0.1)
             assert old.address == "a"
+            assert {world.chosen() for _ in range(10)} == {"b"}
+            await asyncio.sleep(0.4)
             assert not old.client.closed
-            assert world.chosen() == "b"
         await asyncio.sleep(0.05)
         assert old.client.closed
+
+
+async def test_a_replica_without_calls_ends_some_time_after_it_left() -> None:
+    async with World("a", "b") as world:
+        old = world.replicas.known["a"]
+        world.addresses = ["b"]
+        await asyncio.sleep(0.1)
+        assert not old.client.closed
+        await asyncio.sleep(0.4)
+        assert old.client.closed
+
+
+async def test_what_one_replica_lacks_another_is_asked_for() -> None:
+    async with World("a", "b") as world:
+        a, b = world.replicas.known.values()
+        assert world.replicas.without(a, "generator/2", [a])
+        assert {pick(world, "generator/2") for _ in range(10)} == {"b"}
+        assert {pick(world, "generator/1") for _ in range(10)} == {"a", "b"}
+        assert not world.replicas.without(b, "generator/2", [a, b])
+        await asyncio.sleep(0.4)  # it may have it by now
+        assert {pick(world, "generator/2") for _ in range(10)} == {"a", "b"}
+
+
+async def test_what_only_a_leaving_replica_has_it_is_asked_for() -> None:
+    """A service's old pods ask for the old version while Triton's old pods end."""
+    async with World("old") as world:
+        world.addresses = ["new"]
+        await asyncio.sleep(0.1)
+        assert world.replicas.without(world.replicas.known["new"], "generator/1", [world.replicas.known["new"]])
+        assert {pick(world, "generator/1") for _ in range(10)} == {"old"}
+        assert {pick(world, "generator/2") for _ in range(10)} == {"new"}
+
+
+def pick(world: World, what: str) -> str:
+    with world.replicas.borrow(what=what) as replica:
+        return replica.address
 
 
 async def test_retries_have_a_budget_and_another_replica() -> None:
