@@ -97,8 +97,8 @@ cluster-images: images
 cluster-up: cluster-tools cluster-images ## Start a Kubernetes of three nodes on this machine and install the chart
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster up
 
-test-cluster: cluster-tools cluster-images ## Balancing, upgrades, faults and security on that Kubernetes, under load
-	@$(PYTEST) tests/cluster
+test-cluster: cluster-tools cluster-images ## Balancing, upgrades, faults, security on that Kubernetes, under load: [TESTS=tests/cluster/test_1_install.py]
+	@$(PYTEST) $(or $(TESTS),tests/cluster)
 
 cluster-down: setup ## Take it away
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster down

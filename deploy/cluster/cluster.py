@@ -100,8 +100,8 @@ class Cluster:
     def _first(self, part: str) -> int:
         return eventually(f"the first process of {part}", 15, lambda: self.ledger.first(part))
 
-    def images(self, names: dict[str, str] = images.NAMES) -> dict[str, tuple[str, Path]]:
-        return images.archives(self.state.parent / "images", names)
+    def images(self) -> dict[str, tuple[str, Path]]:
+        return images.archives(self.state.parent / "images")
 
     def bring(self, name: str, found: dict[str, tuple[str, Path]]) -> None:
         """Import images on a node; the control plane runs no pods and needs none."""

@@ -19,18 +19,6 @@ NAMES = {
 BUILDAH = {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
 
 
-def derived(image: str, tag: str, command: str) -> dict[str, str]:
-    """An image with something changed by a shell command, under a tag of its own; the names as `archives` wants them."""
-    environment = os.environ | BUILDAH
-    container = run(["buildah", "from", f"localhost/genmesh/{image}:{TAG}"], env=environment).strip()
-    try:
-        run(["buildah", "run", "--user", "0", container, "--", "sh", "-euc", command], env=environment)
-        run(["buildah", "commit", "--quiet", container, f"localhost/genmesh/{image}:{tag}"], env=environment)
-    finally:
-        run(["buildah", "rm", container], env=environment)
-    return {f"localhost/genmesh/{image}:{tag}": f"docker.io/genmesh/{image}:{tag}"}
-
-
 def archives(folder: Path, names: dict[str, str] = NAMES) -> dict[str, tuple[str, Path]]:
     """Write images to archives where they changed; name on the nodes -> image id, archive."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cluster import images
 from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster, eventually
-from deploy.cluster.nodes import WORKERS
 from tests.cluster.seen import values
 from tests.cluster.steady import steady
 from tests.cluster.test_1_install import pods
@@ -87,35 +85,6 @@ def test_an_upgrade_that_cannot_start_leaves_the_old_serving(
         assert any(one in why for one in reason.split("|")), why
         cluster.helm("rollback", RELEASE, "--wait", "--timeout=120s")
     assert not load.causes()
-
-
-def test_models_are_swapped_under_load(cluster: Cluster, folder: Path) -> None:
-    """An image whose models have other versions: old pods of the services ask for the old, new ones for the new."""
-    bring(cluster, "0.1.1-next", "for m in /models/*/; do cd $m; v=$(ls -d [0-9]* | sort -n | tail -1); mv $v 99; done")
-    with steady(cluster, folder, after=30) as load:
-        cluster.install(settings=["triton.image.tag=0.1.1-next"])
-    assert not load.causes()
-    served = cluster.kubectl(
-        "exec", f"deployment/{RELEASE}-generation", f"--namespace={NAMESPACE}", "--", "ls", "/cards/generator"
-    )
-    assert "99" in served.split()
-    cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
-
-
-def test_a_model_that_does_not_load_leaves_the_old_serving(cluster: Cluster, folder: Path) -> None:
-    bring(cluster, "0.1.1-broken", "truncate -s 100 /models/embedder/*/openvino_model.bin")
-    with steady(cluster, folder, after=5) as load:
-        with pytest.raises(RuntimeError, match=r"not ready|deadline exceeded"):
-            cluster.install(settings=["triton.image.tag=0.1.1-broken"], timeout="45s")
-        cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
-    assert not load.causes()
-
-
-def bring(cluster: Cluster, tag: str, command: str) -> None:
-    """Triton's image with something changed, on every worker."""
-    found = cluster.images(images.derived("triton-cpu", tag, command))
-    for worker in WORKERS:
-        cluster.bring(worker, found)
 
 
 def test_no_alert_but_the_watchdog_fired(cluster: Cluster) -> None:
