@@ -34,3 +34,10 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "load"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pods take their time to come and go."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(500))
