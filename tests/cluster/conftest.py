@@ -20,15 +20,17 @@ from deploy.cluster.nodes import WORKERS
 def cluster() -> Iterator[Cluster]:
     found = Cluster(ROOT / ".state" / "cluster", ROOT / ".state" / "tools")
     keep = bool(os.environ.get("GENMESH_CLUSTER_KEEP"))
-    if not (keep and found.running):
-        found.start(lambda text: None)
-    else:
-        for worker in WORKERS:
-            found.bring(worker, found.images())
-    found.install()
-    yield found
-    if not keep:
-        found.stop()
+    try:
+        if not (keep and found.running):
+            found.start(lambda text: None)
+        else:
+            for worker in WORKERS:
+                found.bring(worker, found.images())
+        found.install()
+        yield found
+    finally:
+        if not keep:
+            found.stop()
 
 
 @pytest.fixture
