@@ -1,4 +1,4 @@
-"""python -m deploy.cluster up|down|status|run: the Kubernetes of `make cluster-up`, with Genmesh installed."""
+"""python -m deploy.cluster up|down|run: the Kubernetes of `make cluster-up`, with Genmesh installed."""
 
 from __future__ import annotations
 

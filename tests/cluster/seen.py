@@ -11,7 +11,7 @@ from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster
 
 # Network policies let nobody reach Prometheus, so its kubelet does it: a forwarded port, and a request there.
 READ = """
-import subprocess, sys, time, urllib.request
+import subprocess, sys, urllib.request
 forwarding = subprocess.Popen(
     ["kubectl", "port-forward", sys.argv[1], sys.argv[2], ":9090"], stdout=subprocess.PIPE, text=True
 )
