@@ -179,3 +179,7 @@ class Cluster:
             f"{RELEASE}-api-keys",
             f'--output=go-template={{{{index .data "key-{tenant}" | base64decode}}}}',
         )
+
+    def caller(self) -> dict[str, str]:
+        """The environment of a client's command: `environment`, the gateway and a key to it."""
+        return self.environment() | {"GENMESH_TARGET": self.target(), "GENMESH_API_KEY": self.key()}

@@ -101,7 +101,7 @@ def test_vectors_are_backed_up_and_restored(cluster: Cluster) -> None:
     """The runbook's commands, as they stand."""
     section = (ROOT / "docs" / "runbook.md").read_text().partition("## Back up and restore")[2].partition("\n## ")[0]
     backup, restore = (block.strip() for block in section.split("```")[1::2])
-    environment = cluster.environment() | {"GENMESH_TARGET": cluster.target(), "GENMESH_API_KEY": cluster.key()}
+    environment = cluster.caller()
 
     def run(command: str, folder: Path, check: bool = True) -> str:
         done = subprocess.run(

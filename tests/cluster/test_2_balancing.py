@@ -63,7 +63,7 @@ def test_three_replicas_of_triton(cluster: Cluster, folder: Path) -> None:
     def hit_rate(seed: str) -> float:
         time.sleep(6)
         before = [values(cluster, query)[""] for query in (HITS, ASKED)]
-        environment = cluster.environment() | {"GENMESH_TARGET": cluster.target(), "GENMESH_API_KEY": cluster.key()}
+        environment = cluster.caller()
         subprocess.run(
             [*cluster.outside(), sys.executable, "-m", "tests.cluster.chats", "18", "5", seed],
             env=environment | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, check=True,

@@ -98,7 +98,7 @@ def test_a_revoked_key_is_refused_in_thirty_seconds(cluster: Cluster) -> None:
 
 def models(cluster: Cluster, key: str, *options: str) -> str:
     """What `genmesh models` prints to a client outside."""
-    environment = cluster.environment() | {"GENMESH_TARGET": cluster.target(), "GENMESH_API_KEY": key}
+    environment = cluster.caller() | {"GENMESH_API_KEY": key}
     done = subprocess.run(
         [*cluster.outside(), "genmesh", *options, "models"],
         env=environment,

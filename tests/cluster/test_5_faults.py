@@ -122,9 +122,7 @@ def test_one_pod_of_each_kind_is_killed(cluster: Cluster, folder: Path) -> None:
 def test_streams_in_flight_where_a_pod_is_killed(cluster: Cluster, kind: str) -> None:
     """Those that went through the pod end with UNAVAILABLE and a reason; the others never notice."""
     all_ready(cluster)
-    environment = cluster.environment() | {
-        "GENMESH_TARGET": cluster.target(), "GENMESH_API_KEY": cluster.key(), "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+    environment = cluster.caller() | {"PYTHONPATH": str(ROOT)}
     command = [*cluster.outside(), sys.executable, "-m", "tests.cluster.streams", "16", "400"]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as streaming:
         assert streaming.stdout is not None
