@@ -33,14 +33,14 @@ BUILDERS = {
 }  # fmt: skip
 SHARED = {
     "embed": ("encoder.py", "tensors.py"),
-    "rerank": ("encoder.py", "tensors.py"),
+    "rerank": ("encoder.py", "ranker.py", "tensors.py"),
     "generate": ("adapters.py", "engine.py", "inbox.py", "measured.py", "seq2seq.py", "tensors.py"),
     "diffuse": ("drawing.py", "inbox.py", "measured.py", "tensors.py"),
     "upscale": ("tensors.py",),
 }
 GPU_SHARED = {
     "embed": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
-    "rerank": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
+    "rerank": ("shared/ranker.py", "shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
     "generate": (),  # Triton's vLLM backend brings its code
     "diffuse": (
         "shared/drawing.py",
@@ -74,8 +74,9 @@ def build_key(entry: Entry, weights: dict[str, str]) -> str:
     total = hashlib.sha256(json.dumps(weights, sort_keys=True).encode())
     for path in code_of(entry):
         total.update(path.name.encode() + path.read_bytes())
-    if entry.adapter is not None and not entry.overridden:
-        total.update(json.dumps(sources.checksums(REPOSITORY / entry.adapter)).encode())
+    for folder in (entry.adapter, entry.corrector):
+        if folder is not None and not entry.overridden:
+            total.update(json.dumps(sources.checksums(REPOSITORY / folder)).encode())
     facts = {key: value for key, value in asdict(entry).items() if key not in ("verify", "sha256", "source")}
     total.update(json.dumps(facts, sort_keys=True).encode())
     return total.hexdigest()

@@ -41,13 +41,13 @@ PRECISIONS = {
 }
 # Bounds that every figure keeps: for measuring precisions that nobody would serve.
 UNBOUNDED = {
-    "cosine_mean": -1, "cosine_min": -1, "score_difference_max": 1, "ndcg_at_10": 1, "top1_agreement": 0,
+    "cosine_mean": -1, "cosine_min": -1, "score_difference_max": 1, "ndcg_at_10": 1, "ndcg_over_late_interaction": -1, "top1_agreement": 0,
     "perplexity_ratio": 1e9, "psnr_db": 0, "ssim": -1, "prompt_accuracy": 0,
     "psnr_over_bicubic_db": -100, "sharpness_over_bicubic": 0,
 }  # fmt: skip
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 # Keys that say how to build; the rest of an entry is what the model and the services read.
-BUILD_KEYS = {"task", "source", "sha256", "precision", "verify", "gpu", "adapter", "evaluate"}
+BUILD_KEYS = {"task", "source", "sha256", "precision", "verify", "gpu", "adapter", "corrector", "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Entry:
     sha256: Mapping[str, str] = field(default_factory=dict)  # of the source's files, by name
     verify: Mapping[str, float] = field(default_factory=dict)  # other bounds than verification.py's
     adapter: str | None = None  # a LoRA that is merged into the source before anything else
+    corrector: str | None = None  # a reranker's: a LoRA that makes a cross-encoder of the source, and its mix.json
     evaluate: str | None = None  # a starter's folder whose own measure belongs to the verification
     limits: Mapping[str, Any] = field(default_factory=dict)  # written into model.json
 
@@ -116,7 +117,8 @@ def entry_of(name: str, facts: Any, profile: str, where: str) -> Entry:
         raise fault("sha256 must have 64 hexadecimal digits, for one file or for each")
     return Entry(
         name, task, os.environ.get(source_variable(name)) or facts["source"], precision, profile, sums,
-        facts.get("verify") or {}, facts.get("adapter"), facts.get("evaluate"),
+        facts.get("verify") or {}, facts.get("adapter"), facts.get("corrector"),
+        facts.get("evaluate"),
         {key: value for key, value in facts.items() if key not in BUILD_KEYS},
     )  # fmt: skip
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,17 +15,19 @@ import numpy as np
 from genmesh_models import verification
 from genmesh_models.catalogue import REPOSITORY, Entry
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import read_json
+from genmesh_models.sources import read_json, with_adapter
 from genmesh_models.texts import calibration_texts, retrieval_set
 
 sys.path.insert(0, str(REPOSITORY / "shared"))
-from encoder import Encoder, StaticEncoder, open_encoder
+from encoder import Encoder, StaticEncoder, open_encoder, pack
+from ranker import Ranker
 
 ENCODERS = {"bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
 # Their position 0 stands behind the padding token's id, so that they read that many tokens less.
 OFFSET_POSITIONS = {"mpnet", "roberta", "xlm-roberta"}
 CONTEXT = 512  # where the catalogue sets none
-CROSS_CANDIDATES = 10  # passages a query that a cross-encoder ranks in verification; it reads each pair
+CROSS_CANDIDATES = 10  # passages a query that a cross-encoder ranks in verification
+CORRECTED = 8  # passages a query whose score a cross-encoder corrects, where the catalogue sets none
 
 
 def pooling_of(source: Path) -> str:
@@ -41,21 +45,6 @@ def pooling_of(source: Path) -> str:
     return known[chosen[0]]
 
 
-def pairwise(score: Any) -> Any:
-    """A ranking function from one that scores a list of (query, passage)."""
-    return lambda query, passages: score([(query, passage) for passage in passages])
-
-
-def late_interaction(vectors: dict[str, np.ndarray]) -> Any:
-    """MaxSim over token vectors, special tokens left out, as reranker/1/model.py scores."""
-
-    def score(query: str, passages: Sequence[str]) -> list[float]:
-        asked = vectors[query][1:-1]
-        return [float((asked @ vectors[p][1:-1].T).max(axis=1).mean()) for p in passages]
-
-    return score
-
-
 def cosine(vectors: dict[str, np.ndarray]) -> Any:
     return lambda query, passages: [float(vectors[query] @ vectors[p]) for p in passages]
 
@@ -67,25 +56,159 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     return build_network(source, out, entry)
 
 
+# A network's input: what the tokenizer calls it.
+TOKENS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+
+class Once:
+    """An encoder that runs each text, or pair, once, and gives rows as numpy arrays without padding."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.max_tokens = encoder, encoder.max_tokens
+        self.rows: dict[tuple[tuple[int, ...], ...], np.ndarray] = {}
+
+    def encode(self, texts: Sequence[Any]) -> list[Any]:
+        found: list[Any] = self.encoder.encode(texts)
+        return found
+
+    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+        keys = [(tuple(e.ids), tuple(e.type_ids)) for e in encodings]
+        new = {key: e for key, e in zip(keys, encodings, strict=True) if key not in self.rows}
+        ran = self.encoder.run(list(new.values())) if new else []
+        for (key, encoding), row in zip(new.items(), ran, strict=True):
+            plain = np.asarray(row)
+            self.rows[key] = plain[: len(encoding.ids)] if plain.ndim == 2 else plain
+        return [self.rows[key] for key in keys]
+
+
+class FullPrecision:
+    """A network in torch behind the interface of ``Encoder``; it shares the built one's tokens."""
+
+    def __init__(self, network: Any, built: Encoder, names: Sequence[str]) -> None:
+        self.network, self.encode, self.max_tokens, self.names = network, built.encode, built.max_tokens, names
+        self.cut = built.cut
+
+    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        rows: list[np.ndarray] = [np.empty(0)] * len(encodings)
+        for group in pack([len(e.ids) for e in encodings]):
+            tensors = {
+                name: pad_sequence([torch.tensor(self.cut(getattr(encodings[i], TOKENS[name]))) for i in group], True)
+                for name in self.names
+            }
+            with torch.no_grad():
+                output = self.network(**tensors).numpy()
+            for row, index in enumerate(group):
+                rows[index] = output[row]
+        return rows
+
+
+def verified(task: str, facts: dict[str, Any], ours: Sequence[Any], theirs: Sequence[Any]) -> list[verification.Figure]:
+    """The figures of a built network; ``ours`` and ``theirs`` (full precision): an encoder and, or None, a corrector."""
+    both = [[one and Once(one) for one in pair] for pair in (ours, theirs)]
+    found, figures = retrieval_set(), []
+    crossed = facts.get("scoring") == "cross-encoder"
+    if not crossed:
+        texts = [*found.passages.values(), *(query for query, _ in found.queries)]
+        rows = [dict(zip(texts, encoder.run(encoder.encode(texts)), strict=True)) for encoder, _ in both]
+        figures = verification.vectors([(rows[0][text], rows[1][text]) for text in texts])
+        if task == "embed":
+            quality = [verification.ranking(cosine(vectors), None) for vectors in rows]
+            return [*figures, verification.figure("ndcg_at_10", *quality)]
+    # A cross-encoder reads each pair, so it ranks fewer passages a query.
+    candidates = CROSS_CANDIDATES if crossed else None
+    rankers = [Ranker(facts, encoder, corrector) for encoder, corrector in both]
+    given: list[list[np.ndarray]] = [[], []]
+    quality = []
+    for ranker, kept in zip(rankers, given, strict=True):
+
+        def score(query: str, passages: Sequence[str], ranker: Ranker = ranker, kept: list[np.ndarray] = kept) -> Any:
+            kept.append(ranker.score([(query, passage) for passage in passages]))
+            return kept[-1]
+
+        quality.append(verification.ranking(score, candidates))
+    if crossed:
+        figures += verification.scores(list(zip(*given, strict=True)))
+    figures.append(verification.figure("ndcg_at_10", *quality))
+    if facts["scoring"] == "corrected":
+        plain = Ranker(facts | {"scoring": "late-interaction"}, both[0][0])
+        late = verification.ranking(lambda q, passages: plain.score([(q, p) for p in passages]), None)
+        figures.append(verification.figure("ndcg_over_late_interaction", quality[0] - late))
+    return figures
+
+
 def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     """An encoder with what its task adds (pooling, unit length, a score's head) as part of the network."""
-    import nncf
-    import openvino as ov
-    import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-
     config = read_json(source / "config.json")
+    facts = facts_of(source, config, entry) | {"engine": "openvino"}
+    if entry.precision == "bf16":
+        facts["inference_precision"] = "bf16"
+    rows = "text" if entry.task == "embed" else "score" if facts["scoring"] == "cross-encoder" else "tokens"
+    networks = [converted(source, out, entry, rows, facts)]
+    if facts.get("scoring") == "corrected":
+        # What activations in INT8 cost a score that reads two texts is more than the correction gains.
+        kept = replace(entry, precision="int8-weights" if entry.precision == "int8" else entry.precision)
+        with TemporaryDirectory() as folder:
+            whole = with_adapter(entry, source, str(entry.corrector), Path(folder))
+            networks.append(converted(whole, out / "corrector", kept, "logit", facts))
+    ours, theirs = zip(*networks, strict=True)
+    return facts | {"verification": verified(entry.task, facts, padded(ours), padded(theirs))}
+
+
+def padded(networks: Sequence[Any]) -> list[Any]:
+    """An encoder and its corrector, None where there is none."""
+    return [*networks, None][:2]
+
+
+def facts_of(source: Path, config: dict[str, Any], entry: Entry) -> dict[str, Any]:
+    """What the card says of a checkpoint of any profile; BuildError where it cannot be served."""
     kind = config.get("model_type")
     if kind not in ENCODERS:
         raise BuildError(
             f"{entry.name}: {source} holds a checkpoint of type {kind!r}; encoders may be of {', '.join(sorted(ENCODERS))}"
         )
-    cross = entry.task == "rerank" and config.get("architectures", [""])[0].endswith("ForSequenceClassification")
-    pooling = pooling_of(source)
+    positions = config["max_position_embeddings"] - (config["pad_token_id"] + 1 if kind in OFFSET_POSITIONS else 0)
+    facts: dict[str, Any] = {
+        "context_tokens": min(entry.limits.get("context_tokens", CONTEXT), positions),
+        "dimension": config.get("hidden_size", config.get("dim")),
+    }
+    if entry.task == "embed":
+        return facts | {"pooling": pooling_of(source)}
+    if config.get("architectures", [""])[0].endswith("ForSequenceClassification"):
+        from transformers import AutoConfig
+
+        if (labels := AutoConfig.from_pretrained(source).num_labels) != 1:
+            raise BuildError(f"{entry.name}: {source} has {labels} labels; a cross-encoder that ranks has one")
+        return facts | {"scoring": "cross-encoder"}
+    if entry.corrector is None or entry.overridden:
+        return facts | {"scoring": "late-interaction"}
+    mix = read_json(REPOSITORY / entry.corrector / "mix.json")
+    return facts | {
+        "scoring": "corrected",
+        "correction_weight": mix["cross"] / mix["late"],
+        "corrected_passages": entry.limits.get("corrected_passages", CORRECTED),
+    }
+
+
+def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str, Any]) -> tuple[Encoder, FullPrecision]:
+    """The network in the entry's precision, written to ``out`` and opened, and the one that it was made of.
+
+    ``rows``: what the network gives for a text: "text", a unit vector; "tokens", one a token; of a pair
+    "score", 0 to 1, or its "logit".
+    """
+    import nncf
+    import openvino as ov
+    import torch
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    # A head of one output in INT8 gives a thousand times its logit in OpenVINO's plugin for CPUs.
+    head = nncf.IgnoredScope(patterns=[".*classifier.*"], validate=False)
+    cross = rows in ("score", "logit")
+    pooling = facts.get("pooling")
 
     class Network(torch.nn.Module):
-        """Unit vectors of the text or, for late interaction, of each token; a cross-encoder's score, 0 to 1."""
-
         def __init__(self) -> None:
             super().__init__()
             # Not the checkpoint's dtype: what half precision would cost is for the verification to tell.
@@ -99,9 +222,9 @@ def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
             extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             found = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
             if cross:
-                return torch.sigmoid(found.logits)
+                return found.logits if rows == "logit" else torch.sigmoid(found.logits)
             tokens = found.last_hidden_state
-            if entry.task == "embed":
+            if rows == "text":
                 mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
                 if pooling == "mean":
                     tokens = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
@@ -115,21 +238,14 @@ def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(out)
     network = Network().eval()
-    if cross and network.encoder.config.num_labels != 1:
-        raise BuildError(
-            f"{entry.name}: {source} has {network.encoder.config.num_labels} labels; a cross-encoder that ranks has one"
-        )
     names = ["input_ids", "attention_mask"]
     if cross and "token_type_ids" in tokenizer.model_input_names:
         names.append("token_type_ids")
-    context = min(
-        entry.limits.get("context_tokens", CONTEXT),
-        config["max_position_embeddings"] - (config["pad_token_id"] + 1 if kind in OFFSET_POSITIONS else 0),
-    )
 
     def encode(texts: Sequence[str] | Sequence[tuple[str, str]], tensors: str) -> list[dict[str, Any]]:
         """One input of the network a text, or a pair of texts."""
         pairs = [(text,) if isinstance(text, str) else text for text in texts]
+        context = facts["context_tokens"]
         found = [tokenizer(*pair, truncation=True, max_length=context, return_tensors=tensors) for pair in pairs]
         return [{name: one[name] for name in names} for one in found]
 
@@ -145,50 +261,14 @@ def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
             subset_size=len(samples), fast_bias_correction=True,
         )  # fmt: skip
     elif entry.precision == "int8-weights":
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=head)
     elif entry.precision == "int4-weights":
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=32, ratio=1.0)
+        model = nncf.compress_weights(
+            model, mode=nncf.CompressWeightsMode.INT4_ASYM, group_size=32, ratio=1.0, ignored_scope=head
+        )
     ov.save_model(model, out / "openvino_model.xml", compress_to_fp16=entry.precision not in ("fp32", "bf16"))
-    facts: dict[str, Any] = {
-        "engine": "openvino",
-        "context_tokens": context,
-        "dimension": config.get("hidden_size", config.get("dim")),
-    }
-    if entry.precision == "bf16":
-        facts["inference_precision"] = "bf16"
-    if entry.task == "embed":
-        facts["pooling"] = pooling
-    else:
-        facts["scoring"] = "cross-encoder" if cross else "late-interaction"
-
     built = Encoder(out, facts)
-
-    def ours(texts: Sequence[Any]) -> list[np.ndarray]:
-        encodings = built.encode(texts)
-        rows = built.run(encodings)
-        # Rows of tokens are as long as their batch's longest.
-        return [row[: len(e.ids)] if row.ndim == 2 else row for row, e in zip(rows, encodings, strict=True)]
-
-    def full(texts: Sequence[Any]) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [network(**one).numpy()[0] for one in encode(texts, "pt")]
-
-    found = retrieval_set()
-    if cross:
-        wanted = [(q, found.passages[n]) for q, r in found.queries for n in found.candidates(q, r, CROSS_CANDIDATES)]
-        both = [dict(zip(wanted, (float(row[0]) for row in run(wanted)), strict=True)) for run in (ours, full)]
-        figures = verification.scores([(np.array(both[0][pair]), np.array(both[1][pair])) for pair in wanted])
-        quality = [
-            verification.ranking(pairwise(lambda pairs, s=s: [s[pair] for pair in pairs]), CROSS_CANDIDATES)
-            for s in both
-        ]
-    else:
-        texts = [*found.passages.values(), *(query for query, _ in found.queries)]
-        both_vectors = [dict(zip(texts, run(texts), strict=True)) for run in (ours, full)]
-        figures = verification.vectors([(both_vectors[0][t], both_vectors[1][t]) for t in texts])
-        score = cosine if entry.task == "embed" else late_interaction
-        quality = [verification.ranking(score(vectors), None) for vectors in both_vectors]
-    return facts | {"verification": [*figures, verification.figure("ndcg_at_10", *quality)]}
+    return built, FullPrecision(network, built, names)
 
 
 def table_in(source: Path) -> tuple[str, Path] | None:

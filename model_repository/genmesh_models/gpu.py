@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ import numpy as np
 from genmesh_models import generators, verification, versions
 from genmesh_models.catalogue import REPOSITORY, Entry
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import read_json, recipe
-from genmesh_models.texts import grounded_prompts, retrieval_set
+from genmesh_models.sources import read_json, recipe, with_adapter
+from genmesh_models.texts import grounded_prompts
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -87,62 +88,31 @@ def encoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     if entry.task == "embed" and (table := encoders.table_in(source)) is not None:
         return encoders.build_table(source, table, out, entry)
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    config = read_json(source / "config.json")
-    kind = config.get("model_type")
-    if kind not in encoders.ENCODERS:
-        raise BuildError(
-            f"{entry.name}: {source} holds a checkpoint of type {kind!r}; "
-            f"encoders may be of {', '.join(sorted(encoders.ENCODERS))}"
-        )
-    cross = entry.task == "rerank" and config.get("architectures", [""])[0].endswith("ForSequenceClassification")
-    labels = AutoConfig.from_pretrained(source).num_labels
-    if cross and labels != 1:
-        raise BuildError(f"{entry.name}: {source} has {labels} labels; a cross-encoder that ranks has one")
-    cast(source, out, entry.precision)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    tokenizer.save_pretrained(out)
-    positions = config["max_position_embeddings"]
-    if kind in encoders.OFFSET_POSITIONS:
-        positions -= config["pad_token_id"] + 1
-    facts: dict[str, Any] = {
-        "engine": "torch-cuda",
-        "context_tokens": min(entry.limits.get("context_tokens", encoders.CONTEXT), positions),
-        "dimension": config.get("hidden_size", config.get("dim")),
-        "token_types": cross and "token_type_ids" in tokenizer.model_input_names,
-    }
-    if entry.task == "embed":
-        facts["pooling"] = encoders.pooling_of(source)
-    else:
-        facts["scoring"] = "cross-encoder" if cross else "late-interaction"
-
+    facts = encoders.facts_of(source, read_json(source / "config.json"), entry) | {"engine": "torch-cuda"}
+    crossed = facts.get("scoring") in ("cross-encoder", "corrected")
+    facts["token_types"] = crossed and "token_type_ids" in AutoTokenizer.from_pretrained(source).model_input_names
     sys.path.insert(0, str(REPOSITORY / "gpu" / "shared"))
     from torch_encoder import Encoder, network_of
 
-    built = Encoder(out, facts, torch.device("cpu"), torch.float32)
-    full = copy(built)
-    full.network = network_of(source, facts).float()
+    def both(source: Path, out: Path, facts: dict[str, Any]) -> tuple[Encoder, Encoder]:
+        """The encoder in the entry's precision, and in full."""
+        cast(source, out, entry.precision)
+        AutoTokenizer.from_pretrained(source).save_pretrained(out)
+        built = Encoder(out, facts, torch.device("cpu"), torch.float32)
+        full = copy(built)
+        full.network = network_of(source, facts).float()
+        return built, full
 
-    def rows(one: Encoder, texts: Sequence[Any]) -> list[np.ndarray]:
-        return [row.numpy() for row in one.run(one.encode(texts))]
-
-    found = retrieval_set()
-    if cross:
-        count = encoders.CROSS_CANDIDATES
-        wanted = [(q, found.passages[n]) for q, r in found.queries for n in found.candidates(q, r, count)]
-        both = [dict(zip(wanted, (float(row[0]) for row in rows(one, wanted)), strict=True)) for one in (built, full)]
-        figures = verification.scores([(np.array(both[0][pair]), np.array(both[1][pair])) for pair in wanted])
-        quality = [
-            verification.ranking(encoders.pairwise(lambda pairs, s=s: [s[pair] for pair in pairs]), count) for s in both
-        ]
-    else:
-        texts = [*found.passages.values(), *(query for query, _ in found.queries)]
-        vectors = [dict(zip(texts, rows(one, texts), strict=True)) for one in (built, full)]
-        figures = verification.vectors([(vectors[0][text], vectors[1][text]) for text in texts])
-        score = encoders.cosine if entry.task == "embed" else encoders.late_interaction
-        quality = [verification.ranking(score(v), None) for v in vectors]
-    return facts | {"verification": [*figures, verification.figure("ndcg_at_10", *quality)]}
+    networks = [both(source, out, facts)]
+    if facts.get("scoring") == "corrected":
+        with TemporaryDirectory() as folder:
+            whole = with_adapter(entry, source, str(entry.corrector), Path(folder))
+            networks.append(both(whole, out / "corrector", facts | {"scoring": "logit"}))
+    ours, theirs = zip(*networks, strict=True)
+    figures = encoders.verified(entry.task, facts, encoders.padded(ours), encoders.padded(theirs))
+    return facts | {"verification": figures}
 
 
 # Generators

@@ -49,19 +49,13 @@ def embedder(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
 
 def reranker(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
     from encoder import Encoder
+    from ranker import Ranker
 
-    encoder = Encoder(folder, card)
+    corrector = Encoder(folder / "corrector", card) if card["scoring"] == "corrected" else None
+    ranker = Ranker(card, Encoder(folder, card), corrector)
     found = retrieval_set()
-    pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:8]]
-    if card["scoring"] == "cross-encoder":
-        return lambda: len(encoder.run(encoder.encode(pairs))), "pairs/s"
-    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-
-    def late() -> int:
-        encoder.run(encoder.encode(texts))
-        return len(pairs)
-
-    return late, "pairs/s"
+    pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:24]]
+    return lambda: len(ranker.score(pairs)), "pairs/s"
 
 
 def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:

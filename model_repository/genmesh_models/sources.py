@@ -134,7 +134,12 @@ def merged(entry: Entry, base: Path, into: Path) -> Path:
     """The checkpoint with the entry's LoRA merged in, as a folder of its own; the base where there is none."""
     if entry.adapter is None or entry.overridden:
         return base
-    adapter = (REPOSITORY / entry.adapter).resolve()
+    return with_adapter(entry, base, entry.adapter, into)
+
+
+def with_adapter(entry: Entry, base: Path, folder: str, into: Path) -> Path:
+    """The checkpoint with a LoRA of the repository merged in; a reranker's is of a cross-encoder."""
+    adapter = (REPOSITORY / folder).resolve()
     if not adapter.is_dir():
         raise BuildError(f"{entry.name}: there is no adapter {adapter}")
     from peft import PeftModel

@@ -58,13 +58,14 @@ class Encoder:
         found: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts))
         return found
 
-    def _cut(self, row: list[int]) -> list[int]:
+    def cut(self, row: list[int]) -> list[int]:
+        """At most ``max_tokens`` of a text's tokens, the last among them."""
         return row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], row[-1]]
 
     def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
         """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
         ids, types = (
-            [self._cut(row) for row in rows] for rows in zip(*((e.ids, e.type_ids) for e in encodings), strict=True)
+            [self.cut(row) for row in rows] for rows in zip(*((e.ids, e.type_ids) for e in encodings), strict=True)
         )
         rows: list[np.ndarray] = [np.empty(0)] * len(ids)
 

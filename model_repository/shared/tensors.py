@@ -1,11 +1,13 @@
-"""Reading optional input tensors of a Triton request; the build copies it beside each ``model.py``."""
+"""Tensors of Triton requests and responses; the build copies it beside each ``model.py``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 
@@ -33,3 +35,14 @@ def model_card(args: dict[str, str]) -> tuple[Path, dict[str, Any]]:
 
 def error(message: str) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
+
+
+def ranked(requests: list[Any], score: Callable[[Sequence[tuple[str, str]]], np.ndarray]) -> list[Any]:
+    """A response with ``score`` for each request with ``query`` and ``passage``; all pairs are scored together."""
+    try:
+        groups = [list(zip(texts(r, "query"), texts(r, "passage"), strict=True)) for r in requests]
+        scores = score([pair for group in groups for pair in group])
+        parts = np.split(scores, np.cumsum([len(group) for group in groups])[:-1])
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("score", part[:, None].copy())]) for part in parts]
+    except Exception as failure:  # one bad batch must not take the model down
+        return [error(f"reranker: {failure}") for _ in requests]

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 # Padded tokens, and rows, in one inference.
 TOKEN_BUDGET = 16384
 BATCH_LIMIT = 256
+CROSSED = ("cross-encoder", "logit")  # rows are a score, 0 to 1, or its logit
 
 
 def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -41,7 +42,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 def network_of(folder: Path, card: dict[str, Any]) -> torch.nn.Module:
     """The checkpoint's network; a cross-encoder keeps its head."""
-    kind = AutoModelForSequenceClassification if card.get("scoring") == "cross-encoder" else AutoModel
+    kind = AutoModelForSequenceClassification if card.get("scoring") in CROSSED else AutoModel
     network: torch.nn.Module = kind.from_pretrained(folder)
     return network.eval()
 
@@ -53,7 +54,8 @@ class Encoder:
         self.tokenizer = tokenizer_of(folder)
         self.max_tokens: int = card["context_tokens"]
         self.pooling: str | None = card.get("pooling")  # None where each token's vector is wanted
-        self.cross = card.get("scoring") == "cross-encoder"
+        self.scoring: str | None = card.get("scoring")
+        self.cross = self.scoring in CROSSED
         self.typed: bool = card.get("token_types", False)
         self.device = device
         self.network = network_of(folder, card).to(device=device, dtype=dtype)
@@ -67,11 +69,12 @@ class Encoder:
         return row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], row[-1]]
 
     def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, (batch, dimension) or (batch, tokens, dimension), or scores (batch, 1), 0 to 1; float32."""
+        """Unit vectors, (batch, dimension) or (batch, tokens, dimension), or scores (batch, 1); float32."""
         extra = {"token_type_ids": kinds} if self.typed else {}
         found = self.network(input_ids=tokens, attention_mask=mask, **extra)
         if self.cross:
-            return torch.sigmoid(found.logits.float())
+            logits = found.logits.float()
+            return logits if self.scoring == "logit" else torch.sigmoid(logits)
         # Sums over tokens and squares leave half precision's range.
         vectors = found.last_hidden_state.float()
         if self.pooling == "mean":

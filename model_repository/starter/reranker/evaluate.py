@@ -1,6 +1,7 @@
-"""Measure the reranker: nDCG@10 of the cross-encoder and of late interaction, on the same candidates.
+"""Measure the reranker: nDCG@10 of the corrected scores and of late interaction, on the same candidates.
 
     python evaluate.py --weights weights
+    python evaluate.py --model ../../../.state/models/reranker/1    (a built version, as it is served)
 
 Two sets: tasks made up from words, names, forms and paragraphs that training never saw, and the
 retrieval set written by hand (``retrieval.jsonl``), where each query's candidates are the 15 passages
@@ -54,24 +55,45 @@ def retrieval_tasks(baseline: LateInteraction, file: Path = RETRIEVAL, nearest: 
     return tasks
 
 
+def served(version: Path) -> tuple[Scorer, Scorer]:
+    """The scores of a built version, and its late interaction alone."""
+    sys.path.insert(0, str(version))
+    from encoder import Encoder
+    from ranker import Ranker
+
+    card = json.loads((version / "card.json").read_text())
+    encoder = Encoder(version / "weights", card)
+    corrected = Ranker(card, encoder, Encoder(version / "weights" / "corrector", card))
+    late = Ranker(card | {"scoring": "late-interaction"}, encoder)
+    ours, baseline = (
+        lambda query, passages, ranker=ranker: ranker.score([(query, passage) for passage in passages])
+        for ranker in (corrected, late)
+    )
+    return ours, baseline
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=HERE / "weights", help="the adapter's folder")
+    parser.add_argument("--model", type=Path, help="a built version's folder, in place of the adapter")
     parser.add_argument("--queries", type=int, default=200, help="of the held-out set")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model, tokenizer = load(base_folder(), args.weights)
     baseline = LateInteraction(base_folder())
+    if args.model:
+        ours, plain = served(args.model)
+    else:
+        model, tokenizer = load(base_folder(), args.weights)
+        ours, plain = partial(mixed, model, tokenizer, baseline, read_mix(args.weights)), baseline.scores
 
     sets = {"held-out": held_out_tasks(args.queries)}
     if RETRIEVAL.is_file():
         sets["retrieval.jsonl"] = retrieval_tasks(baseline)
-    ours = partial(mixed, model, tokenizer, baseline, read_mix(args.weights))
     for name, tasks in sets.items():
         print(
-            f"{name}: {len(tasks)} queries, nDCG@10 cross-encoder {mean_ndcg(tasks, ours):.4f}, "
-            f"late interaction {mean_ndcg(tasks, baseline.scores):.4f}",
+            f"{name}: {len(tasks)} queries, nDCG@10 corrected {mean_ndcg(tasks, ours):.4f}, "
+            f"late interaction {mean_ndcg(tasks, plain):.4f}",
             flush=True,
         )
 
