@@ -62,12 +62,13 @@ test-e2e: proto models ## The whole cluster as a user meets it
 test-recipes: proto models ## Each starter's recipe learns; what the built starters can do
 	@$(PYTEST) tests/recipes
 
-check: proto ## Formatter, linter, types, proto lint
+check: proto ## Formatter, linters (of Dockerfiles too), types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/buf lint protos
 	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/hadolint --no-color deploy/images/*.Dockerfile
 
 fmt: proto ## Format and fix
 	@$(BIN)/ruff check --fix-only .
@@ -89,7 +90,7 @@ chart-tools: setup ## Build helm and kubeconform, once
 
 cluster-tools: chart-tools ## Build Kubernetes and what a cluster needs beside it, once
 	@scripts/packages.sh $(PYTHON) buildah debootstrap etcd:etcd-server containerd runc /usr/lib/cni/ptp:containernetworking-plugins iptables ip:iproute2
-	@scripts/go-tools.sh $(STATE) kubernetes coredns metrics-server network-policies
+	@scripts/go-tools.sh $(STATE) kubernetes coredns metrics-server network-policies kwok
 
 cluster-images: images
 	@scripts/images.sh redis prometheus pause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from deploy.cluster import images
 from deploy.cluster.credentials import Credentials
@@ -53,6 +54,7 @@ class Cluster:
         self.state = state.resolve()
         self.ledger = Ledger(self.state)
         self.tools = tools.resolve()
+        self._lock: IO[str] | None = None  # held while this process lives
 
     @property
     def kubeconfig(self) -> Path:
@@ -63,8 +65,12 @@ class Cluster:
 
     # --- up and down
 
-    def start(self, say: Callable[[str], None]) -> None:
-        """Start switch, client and nodes; wait until the nodes are ready, with their images."""
+    def start(self, say: Callable[[str], None], nodes: Iterable[str] = tuple(NODES)) -> None:
+        """Start switch, client and nodes; wait until the nodes are ready, with their images.
+
+        NotReady where another process is about it; this one keeps others off until it ends.
+        """
+        self._alone()
         self.stop()
         place = self.place()
         place.credentials.kubeconfig("admin", API)
@@ -80,22 +86,43 @@ class Cluster:
         switch = self._first("switch")
         make_switch(switch, SWITCH)
         plug_in(switch, self._first("client"), "client", CLIENT, SWITCH, {})
-        for name, address in NODES.items():
-            pods = self.ledger.make(f"{name}/pods")
-            self.ledger.make(f"{name}/node")
-            log = place.node(name) / "log" / "node.log"
-            self.ledger.start(f"{name}/node", [*UNSHARE, *configure(place, name, pods)], log)
-            routes = {PODS[other]: NODES[other] for other in NODES if other != name}
-            plug_in(switch, self._first(f"{name}/node"), name, address, SWITCH, routes)
+        for name in nodes:
+            self.start_node(name)
         say("the nodes' images")
         with ThreadPoolExecutor(len(NODES)) as pool:
-            bringing = [pool.submit(self.bring, name, found) for name in NODES]
+            bringing = [pool.submit(self.bring, name, found) for name in nodes]
             eventually("the API server", 60, lambda: self.kubectl("get", "--raw", "/readyz"))
             self.kubectl("apply", "--filename=-", stdin=addons() + "---\n" + volumes(place))
             for done in bringing:
                 done.result()
         say("the nodes")
         self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
+
+    def _alone(self) -> None:
+        if self._lock is None:
+            self.state.mkdir(parents=True, exist_ok=True)
+            lock = (self.state / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotReady(
+                    f"Another process has just started a cluster in {self.state}, or tests with it."
+                ) from None
+            self._lock = lock
+
+    def start_node(self, name: str) -> None:
+        """Start a node's programs, also those of one that `end_node` ended: it comes back with what it had on disk."""
+        place = self.place()
+        pods = self.ledger.make(f"{name}/pods")
+        self.ledger.make(f"{name}/node")
+        log = place.node(name) / "log" / "node.log"
+        self.ledger.start(f"{name}/node", [*UNSHARE, *configure(place, name, pods)], log)
+        routes = {PODS[other]: NODES[other] for other in NODES if other != name}
+        plug_in(self._first("switch"), self._first(f"{name}/node"), name, NODES[name], SWITCH, routes)
+
+    def end_node(self, name: str) -> None:
+        """Kill all that runs on a node, pods first to last, as a loss of power does."""
+        self.ledger.release(name)
 
     def _first(self, part: str) -> int:
         return eventually(f"the first process of {part}", 15, lambda: self.ledger.first(part))

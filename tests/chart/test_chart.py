@@ -187,7 +187,7 @@ def test_settings_are_those_that_the_services_know(profile: str) -> None:
 
 def test_gpus_are_never_needed_twice_in_an_upgrade() -> None:
     triton = one(objects("gpu"), "Deployment", "mesh-triton")["spec"]
-    assert triton["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert triton["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": "10%"}
     container = triton["template"]["spec"]["containers"][0]
     assert (
         container["resources"]["limits"]["nvidia.com/gpu"] == container["resources"]["requests"]["nvidia.com/gpu"] == 1

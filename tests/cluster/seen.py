@@ -5,41 +5,50 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster
 
 # Network policies let nobody reach Prometheus, so its kubelet does it: a forwarded port, and a request there.
 READ = """
-import subprocess, sys, urllib.request
+import json, subprocess, sys, urllib.request
 forwarding = subprocess.Popen(
     ["kubectl", "port-forward", sys.argv[1], sys.argv[2], ":9090"], stdout=subprocess.PIPE, text=True
 )
 try:
     port = forwarding.stdout.readline().split(" -> ")[0].rpartition(":")[2]
-    print(urllib.request.urlopen(f"http://127.0.0.1:{port}{sys.argv[3]}", timeout=10).read().decode())
+    for path in json.load(sys.stdin):
+        print(urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=10).read().decode())
 finally:
     forwarding.terminate()
 """
 
 
-def ask(cluster: Cluster, path: str) -> object:
-    """Prometheus' API."""
+def ask(cluster: Cluster, *paths: str) -> list[Any]:
+    """What Prometheus' API says of each."""
     done = subprocess.run(
         [
             *cluster.outside(), sys.executable, "-c", READ, f"--namespace={NAMESPACE}",
-            f"deployment/{RELEASE}-prometheus", "/api/v1/" + path,
+            f"deployment/{RELEASE}-prometheus",
         ],
-        env=cluster.environment(), capture_output=True, text=True, check=False,
+        env=cluster.environment(), input=json.dumps(paths), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["data"]
+    return [json.loads(line)["data"] for line in done.stdout.splitlines()]
+
+
+def numbers(cluster: Cluster, queries: Sequence[str]) -> list[list[float]]:
+    """The values of each query now."""
+    found = ask(cluster, *(f"query?query={quote(query)}" for query in queries))
+    return [[float(sample["value"][1]) for sample in one["result"]] for one in found]
 
 
 def values(cluster: Cluster, query: str, at: float | None = None, label: str = "instance") -> dict[str, float]:
     """A query's values now or then, by a label."""
     when = f"&time={at:.3f}" if at else ""
-    found: dict[str, list[dict[str, dict[str, str]]]] = ask(cluster, f"query?query={quote(query)}{when}")  # type: ignore[assignment]
+    (found,) = ask(cluster, f"query?query={quote(query)}{when}")
     return {one["metric"].get(label, ""): float(one["value"][1]) for one in found["result"]}
 
 

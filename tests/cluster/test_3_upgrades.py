@@ -92,3 +92,9 @@ def test_no_alert_but_the_watchdog_fired(cluster: Cluster) -> None:
     firing = values(cluster, 'ALERTS{alertstate="firing"}', label="alertname")
     assert set(firing) <= {"GenmeshWatchdog"}, firing
     assert eventually("Prometheus", 10, lambda: values(cluster, "up"))
+
+
+def test_no_alert_fired(cluster: Cluster) -> None:
+    """In all of the above, but for those on TTFT: two cores that carry three machines are slower than the objective."""
+    fired = values(cluster, 'count_over_time(ALERTS{alertstate="firing"}[1h])', label="alertname")
+    assert not [name for name in fired if not name.startswith("GenmeshTtft")], fired

@@ -237,16 +237,33 @@ def test_a_part_is_gone_for_a_while(cluster: Cluster, folder: Path, name: str) -
     assert attempts(cluster) - before < 1.2 * calls + 60
 
 
-def test_a_worker_is_cut_off(cluster: Cluster, folder: Path) -> None:
+@contextlib.contextmanager
+def killed(cluster: Cluster, node: str) -> Iterator[None]:
+    cluster.end_node(node)
+    try:
+        yield
+    finally:
+        cluster.start_node(node)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("a worker cut off from the network for 40 s", cut_off), ("a worker killed, back after 40 s", killed)],
+)
+def test_a_worker_is_gone(
+    cluster: Cluster, folder: Path, name: str, make: Callable[[Cluster, str], contextlib.AbstractContextManager[None]]
+) -> None:
     """The worker without Milvus, whose one replica cannot be elsewhere; the client calls the other's port."""
     all_ready(cluster)
     node = next(p["spec"]["nodeName"] for p in pods(cluster) if p["metadata"]["name"].startswith(f"{RELEASE}-milvus"))
     other = "worker-2" if node == "worker-1" else "worker-1"
+    before = attempts(cluster)
     with steady(cluster, folder, after=15, node=node) as load:
         begun = time.time()
-        with cut_off(cluster, other):
+        with make(cluster, other):
             time.sleep(40)
-    causes, last = told("a worker cut off from the network for 40 s", load, begun)
+    causes, last = told(name, load, begun)
     assert {error.partition("/")[0] for _, error in causes} <= {"UNAVAILABLE", "DEADLINE_EXCEEDED"}, causes
     assert last < 60  # pods of a lost node are replaced after 50 s
     all_ready(cluster, 180)
+    assert attempts(cluster) - before < 1.2 * len(load.calls) + 60

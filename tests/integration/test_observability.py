@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -17,39 +16,15 @@ from genmesh import Client
 from genmesh.errors import GenmeshError
 
 from deploy.observability import dashboards, rules
+from tests.everything import STREAM, for_a_while
 from tests.metrics import scrape
-
-STREAM = {"prompt": "The river", "sampling": {"max_tokens": 30, "ignore_eos": True}}
-
-
-def a_bit_of_everything(client: Client, collection: str, round_: int) -> None:
-    client.tokenization.Count({"texts": ["x"]})
-    client.embedding.Embed({"inputs": [f"observed {round_}", "observed"]})
-    document = {
-        "id": f"d{round_}",
-        "title": "Tower",
-        "text": f"The lamp of tower {round_} was lit by Ada Brook in 1911.",
-    }
-    list(client.rag.Ingest(iter([{"collection": collection, "document": document}])))
-    list(client.rag.StreamAnswer({"collection": collection, "question": "Who lit the lamp of the tower?"}))
-    list(client.generation.StreamGenerate(STREAM))
-    stream = client.generation.StreamGenerate(STREAM | {"sampling": {"max_tokens": 1900, "ignore_eos": True}})
-    next(iter(stream))
-    stream.cancel()
-    client.diffusion.GenerateImage({"prompt": "a red circle", "steps": 3})
-    with contextlib.suppress(GenmeshError):
-        client.tokenization.Count({"texts": []})
 
 
 @pytest.fixture(scope="module")
 def prometheus(running, client: Client) -> str:
     """Prometheus after half a minute of calls."""
     base = f"http://127.0.0.1:{running.cluster.ports['prometheus']}/api/v1/query?"
-    begun, round_ = time.monotonic(), 0
-    while time.monotonic() - begun < 35:
-        a_bit_of_everything(client, "observed", round_)
-        round_ += 1
-        time.sleep(0.5)
+    for_a_while(client, 35)
     return base
 
 

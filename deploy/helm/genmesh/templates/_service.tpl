@@ -24,7 +24,7 @@ spec:
     matchLabels: {{- include "genmesh.selector" . | nindent 6 }}
   minReadySeconds: {{ $values.minReadySeconds }}
   strategy:
-    rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
+    rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}
   template:
     metadata:
       labels: {{- include "genmesh.labels" . | nindent 8 }}
