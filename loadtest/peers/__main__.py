@@ -2,7 +2,7 @@
 
     python -m loadtest.peers [SUITE ...] [--rounds 5] [--quick] [--out docs/performance.md]
 
-Suites: generation embedding hop search rag growth; all of them where none is named. It starts a cluster of
+Suites: generation embedding hop search rag growth cost; all of them where none is named. It starts a cluster of
 its own on free ports and each peer as a process of its own, and writes its part of the document (between
 markers; the rest of the file stays) and its plots beside it. Everything that it started ends with it.
 """
@@ -26,7 +26,7 @@ from deploy.local.processes import ROOT
 from loadtest.peers import machine, report, setup
 from loadtest.peers.cluster import Bench, started
 
-SUITES = ("generation", "embedding", "hop", "search", "rag", "growth")
+SUITES = ("generation", "embedding", "hop", "search", "rag", "growth", "cost")
 RESULTS = setup.OWN / "results.json"
 
 
@@ -82,6 +82,10 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([setup.PEERS_PYTHON, setup.HERE / "plots.py", kept, args.out.parent], check=True)
     report.write(results, args.out)
+    if "cost" in args.suites:  # what loadtest/scale.py multiplies
+        figures = args.out.parent / "figures" / "cost.json"
+        figures.parent.mkdir(exist_ok=True)
+        figures.write_text(json.dumps(results["cost"], indent=1) + "\n")
     print(f"written to {args.out}")
 
 

@@ -222,8 +222,28 @@ def hop_targets(result: Result) -> list[tuple[str, str, bool]]:
     ]  # fmt: skip
 
 
+def cost(result: Result) -> str:
+    operations = result["operations"]
+    parts = [part for part in next(iter(operations.values()))["processor"] if part != "prometheus"]
+    rows = [
+        [name, figure(one["calls_per_second"]), figure(one["seconds"] * 1e3), *(figure(one["processor"][part] * 1e3) for part in parts),
+         figure(one["redis_commands"])]
+        for name, one in operations.items()
+    ]  # fmt: skip
+    sizes = ", ".join(f"{part} {result['memory'][part]:.0f}" for part in parts)
+    return f"""### What one call costs
+
+{result["clients"]} clients in a closed loop; nothing comes from a cache. A chat writes {result["output_tokens"]} tokens,
+an answer is a grounded one, an image has 20 steps. Processor milliseconds of each part a call, and commands to Redis:
+
+{table(["call", "calls/s", "its time, ms", *parts, "Redis commands"], rows)}
+
+Memory of each part afterwards (PSS), MiB: {sizes}. Redis has {result["redis_connections"]} connections.
+"""
+
+
 SECTIONS: dict[str, Callable[[Result], str]] = {
-    "generation": generation, "embedding": embedding, "hop": hop, "search": search, "rag": rag, "growth": growth,
+    "generation": generation, "embedding": embedding, "hop": hop, "search": search, "rag": rag, "growth": growth, "cost": cost,
 }  # fmt: skip
 TARGETS: dict[str, Callable[[Result], list[tuple[str, str, bool]]]] = {
     "generation": generation_targets, "embedding": embedding_targets, "hop": hop_targets,
