@@ -194,6 +194,25 @@ def test_gpus_are_never_needed_twice_in_an_upgrade() -> None:
     )
 
 
+def test_who_may_query_prometheus() -> None:
+    """Nobody unless it is said: the default denies it to what scales on it, too."""
+    policies = [o["metadata"]["name"] for o in objects("cpu") if o["kind"] == "NetworkPolicy"]
+    assert "mesh-prometheus" not in policies
+    peer = "networkPolicies.prometheusFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name=keda"
+    policy = one(objects("cpu", peer), "NetworkPolicy", "mesh-prometheus")["spec"]
+    assert policy["ingress"] == [
+        {
+            "ports": [{"port": 9090}],
+            "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}],
+        }
+    ]
+
+
+def test_a_budget_may_be_a_share_of_the_pods() -> None:
+    found = objects("production", "triton.minAvailable=90%")
+    assert one(found, "PodDisruptionBudget", "mesh-triton")["spec"]["minAvailable"] == "90%"
+
+
 def test_what_is_outside_is_not_built_in() -> None:
     names = {o["metadata"]["name"] for o in objects("production") if o["kind"] != "NetworkPolicy"}
     assert not names & {"mesh-redis", "mesh-milvus", "mesh-prometheus", "mesh-identity", "mesh-api-keys"}
