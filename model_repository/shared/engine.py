@@ -6,7 +6,9 @@ Life of a request:
 3. Each ``step`` of the pipeline runs one forward pass for all running requests.
 4. New tokens become text (incremental detokenization); text that may yet turn into a stop string waits.
 5. ``on_piece`` is called with what is new, and with the finish reason at the end. The first token
-   leaves at once; in a large batch the later ones leave a few at a time (``stream_interval``).
+   leaves at once; later ones wait until ``stream_milliseconds`` have passed since the last piece and, in a
+   large batch, until there are ``stream_interval`` of them. What waits leaves with the next step at the latest
+   that ends after that, and with the request's end.
 6. A request whose client is gone is cancelled before the next step, which frees its KV blocks.
 """
 
@@ -32,6 +34,8 @@ from tokenizers.decoders import DecodeStream
 FINISHED = {openvino_genai.GenerationFinishReason.STOP: "stop", openvino_genai.GenerationFinishReason.LENGTH: "length"}
 # Tokens of one block of the KV cache (OpenVINO's PagedAttention on a CPU).
 BLOCK_TOKENS = 32
+# Requests that began together send their second pieces in so many groups.
+TURNS = 4
 # What vLLM's sampling parameters are called here.
 SAMPLING = {
     "max_tokens": "max_new_tokens", "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
@@ -85,10 +89,11 @@ class _Running:
         self.stops: list[str] = [stop] if isinstance(stop, str) else list(stop)
         self.held = ""
         self.unsent = Piece("", 0)
-        self.due_at = 1  # output tokens at which the next piece leaves
+        # The next piece leaves at so many output tokens, and not before that moment.
+        self.due_at, self.due_after = 1, 0.0
 
-    def advance(self, interval: int) -> bool:
-        """Report what is new once ``interval`` tokens are; True when the request is over."""
+    def advance(self, interval: int, hold: float) -> bool:
+        """Report what is new once ``interval`` tokens are and ``hold`` seconds have passed since; True at the end."""
         generation, unsent = self.generation, self.unsent
         text, tokens, reason = self.held, 0, None
         while self.handle.can_read():
@@ -116,10 +121,12 @@ class _Running:
         unsent.text += shown
         unsent.tokens += tokens
         unsent.finish_reason = reason
-        if reason or (unsent.tokens and generation.output_tokens >= self.due_at):
+        now = time.monotonic()
+        if reason or (unsent.tokens and generation.output_tokens >= self.due_at and now >= self.due_after):
             # Requests that began together take turns, so that the hops' work spreads over the steps.
-            turn = self.key % interval if self.due_at == 1 else interval - 1
-            self.due_at = generation.output_tokens + 1 + turn
+            first = self.due_at == 1
+            self.due_at = generation.output_tokens + 1 + (self.key % interval if first else interval - 1)
+            self.due_after = now + (hold * (self.key % TURNS + 1) / TURNS if first else hold)
             self.unsent = Piece("", 0)
             generation.on_piece(generation, unsent)
         return reason is not None
@@ -187,6 +194,7 @@ class Engine:
         self.prefixes = PrefixBook(cached_blocks(folder, card["kv_cache_gigabytes"]))
         self.context: int = card["context_tokens"]
         self.limit: int = card["max_waiting"]
+        self.stream_hold: float = card["stream_milliseconds"] / 1000
         self.stream_interval: int = card["stream_interval"]
         self.stream_interval_from: int = card["stream_interval_from"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -334,7 +342,7 @@ class Engine:
             interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
             for key, running in list(self.running.items()):
                 unwritten = not running.generation.output_tokens
-                over = running.advance(interval)
+                over = running.advance(interval, self.stream_hold)
                 if over or (unwritten and running.generation.output_tokens):
                     self.prefixes.add(running.ids)
                 if over:
