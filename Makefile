@@ -111,6 +111,7 @@ bench: proto models ## Measure hops, embedding, cancellation, memory, and Genmes
 	@scripts/packages.sh $(PYTHON) nginx cmake g++
 	@PYTHONPATH=. $(BIN)/python -m loadtest.bench
 	@PYTHONPATH=. $(BIN)/python -m loadtest.peers
+	@PYTHONPATH=. $(BIN)/python -m loadtest.peers generation --generator 110m
 
 observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards and the rules from their declarations
 	@PYTHONPATH=. $(BIN)/python -m deploy.observability

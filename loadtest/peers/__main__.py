@@ -49,6 +49,12 @@ def parsed() -> argparse.Namespace:
     return args
 
 
+def kept_as(suite: str, generator: str) -> str:
+    """A suite's name among the results: generation has one result a checkpoint."""
+    other = suite == "generation" and generator != "starter"
+    return f"{suite} {Path(generator).name}" if other else suite
+
+
 def ended(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -77,7 +83,7 @@ def main() -> None:
                 begun, load = time.monotonic(), os.getloadavg()[0]
                 found = asyncio.run(importlib.import_module(f"loadtest.peers.{name}").run(bench))
                 found["about"] = about | {"seconds": round(time.monotonic() - begun), "load_before": load}
-                results[name] = found
+                results[kept_as(name, args.generator)] = found
                 kept.write_text(json.dumps(results, indent=1))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([setup.PEERS_PYTHON, setup.HERE / "plots.py", kept, args.out.parent], check=True)

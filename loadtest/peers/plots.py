@@ -36,7 +36,7 @@ def by_clients(generation: dict[str, Any], out: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0][0].legend()
     figure.tight_layout()
-    figure.savefig(out / "peers-generation.png", dpi=110)
+    figure.savefig(out / f"peers-generation-{generation['generator']}.png", dpi=110)
 
 
 def curves(growth: dict[str, Any], out: Path) -> None:
@@ -60,7 +60,8 @@ def curves(growth: dict[str, Any], out: Path) -> None:
 
 
 results, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-if "generation" in results:
-    by_clients(results["generation"], folder)
+for key, result in results.items():
+    if key.split()[0] == "generation":
+        by_clients(result, folder)
 if "growth" in results:
     curves(results["growth"], folder)

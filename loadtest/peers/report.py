@@ -41,7 +41,7 @@ def generation(result: Result) -> str:
         for c in cells
     ]  # fmt: skip
     same = "; ".join(f"{name} {share:.1%}" for name, share in result["agreement"].items())
-    return f"""### Generation
+    return f"""### Generation, {result["generator"]}
 
 Generator `{result["generator"]}`: {result["new_tokens"]} new tokens a request, greedy, end tokens ignored. Short prompts
 have about {lengths["short"]} tokens, long ones {lengths["long"]}, shared prefixes are the first {lengths["shared"]:.0%}
@@ -54,7 +54,7 @@ Output tokens/s, and in bold Genmesh's over it, round by round:
 
 {table(head, rates)}
 
-![Throughput against concurrency](peers-generation.png)
+![Throughput against concurrency](peers-generation-{result["generator"]}.png)
 
 Time to first token, p50 / p95 of a round's requests, ms:
 
@@ -91,7 +91,7 @@ def generation_targets(result: Result) -> list[tuple[str, str, bool]]:
             each = zip(*(ratios(samples, "tokens_per_second", "genmesh", name) for name in names), strict=True)
             return [min(one) for one in each]
 
-        where = f"{cell['prompts']} prompts, {cell['clients']} clients: tokens/s over"
+        where = f"{result['generator']}, {cell['prompts']} prompts, {cell['clients']} clients: tokens/s over"
         wanted: list[tuple[str, Sequence[str], float]] = []
         if cell["clients"] == 16:
             wanted = [("the best of llama.cpp and transformers", ("llama.cpp", "transformers"), 2.0),
@@ -265,12 +265,14 @@ def _about(results: dict[str, Result]) -> str:
 
 
 def document(results: dict[str, Result]) -> str:
-    ordered = {name: results[name] for name in SECTIONS if name in results}
-    targets = [row for name, result in ordered.items() if name in TARGETS for row in TARGETS[name](result)]
+    ordered = {key: results[key] for suite in SECTIONS for key in sorted(results) if key.split()[0] == suite}
+    targets = [
+        row for key, result in ordered.items() if (suite := key.split()[0]) in TARGETS for row in TARGETS[suite](result)
+    ]
     judged = table(
         ["target", "measured", ""], [[what, found, "met" if met else "missed"] for what, found, met in targets]
     )
-    sections = "\n".join(SECTIONS[name](result) for name, result in ordered.items())
+    sections = "\n".join(SECTIONS[key.split()[0]](result) for key, result in ordered.items())
     return f"""## Against peers
 
 Each round runs every contender once, in changing order, the others idle; figures are medians over the rounds (least to
