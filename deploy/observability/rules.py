@@ -55,9 +55,9 @@ class Alert:
                 "annotations": notes}  # fmt: skip
 
 
-def _quantile(share: float, metric: str, by: str = "", where: str = "") -> str:
+def _quantile(share: float, metric: str, by: str = "", where: str = "", window: str = "5m") -> str:
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{where}[5m])))"
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{where}[{window}])))"
 
 
 def records() -> list[Record]:
@@ -71,12 +71,16 @@ def records() -> list[Record]:
         found.append(
             Record(f"genmesh:gateway_slow_ttft:ratio_rate{window}", f"1 - sum(rate({fast})) / sum(rate({all_}))")
         )
+    ttft_metric, streams = "genmesh_gateway_time_to_first_token_seconds", f'{{method=~"{TEXT_METHODS}"}}'
+    # What autoscaling looks at (the chart's ttftQuery): five minutes would remember a burst for too long.
+    found.append(
+        Record("genmesh:gateway_ttft_seconds:p95_1m", _quantile(0.95, ttft_metric, where=streams, window="1m"))
+    )
     for share in (0.5, 0.95, 0.99):
         name = f"p{share * 100:.0f}"
         found.append(
             Record(f"genmesh:gateway_ttft_seconds:{name}_5m",
-                   _quantile(share, "genmesh_gateway_time_to_first_token_seconds",
-                             where=f'{{method=~"{TEXT_METHODS}"}}'))
+                   _quantile(share, ttft_metric, where=streams))
         )  # fmt: skip
         found.append(
             Record(

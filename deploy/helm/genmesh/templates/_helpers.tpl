@@ -93,6 +93,15 @@ http://{{ .Release.Name }}-prometheus.{{ .Release.Namespace }}.svc:9090
 {{- end -}}
 {{- end }}
 
+{{/* What Triton scales on: prompts that wait (of OpenVINO's engine or vLLM's), and TTFT; 0 where there is nothing. */}}
+{{- define "genmesh.waitingQuery" -}}
+{{- $where := ternary "" (printf ",namespace=%q" .Release.Namespace) .Values.prometheus.enabled -}}
+sum({__name__=~"genmesh_generator_waiting_requests|vllm:num_requests_waiting"{{ $where }}}) or vector(0)
+{{- end }}
+{{- define "genmesh.ttftQuery" -}}
+genmesh:gateway_ttft_seconds:p95_1m > 0 or vector(0)
+{{- end }}
+
 {{/* A budget, where there is more than one replica for sure. Needs name, root, values, least. */}}
 {{- define "genmesh.budget" -}}
 {{- if gt (int .least) 1 }}
