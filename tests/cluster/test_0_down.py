@@ -38,3 +38,21 @@ def test_a_start_that_was_killed(tmp_path: Path, reached: str) -> None:
     assert subprocess.run([*command, "down"], cwd=ROOT, check=False).returncode == 0
     assert not traces(cluster)
     assert subprocess.run([*command, "down"], cwd=ROOT, check=False).returncode == 0
+
+
+def test_two_starts_at_once(tmp_path: Path) -> None:
+    """The second says so and leaves the first alone."""
+    cluster = Cluster(tmp_path / "cluster", TOOLS)
+    command = [sys.executable, "-m", "deploy.cluster", "--state", str(cluster.state), "--tools", str(TOOLS), "up"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        try:
+            eventually("the first", 60, lambda: cluster.ledger.processes("switch"))
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert second.returncode == 1
+            assert "Another process has just started a cluster" in second.stderr
+            assert cluster.ledger.processes("switch")
+        finally:
+            first.kill()
+            first.wait()
+            cluster.stop()
+    assert not traces(cluster)

@@ -49,7 +49,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ .values.spreadOver }}
-    whenUnsatisfiable: ScheduleAnyway
+    whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" .values.spreadStrictly }}
+    # A place that takes no pods just now (drained, lost) does not count, so the others go on.
+    nodeTaintsPolicy: Honor
     # Of one revision: the pods that an upgrade is about to take away do not count.
     matchLabelKeys: [pod-template-hash]
     labelSelector:
