@@ -39,6 +39,19 @@ def archives(folder: Path, names: dict[str, str] = NAMES) -> dict[str, tuple[str
     return found
 
 
+def with_models(models: Path, tag: str) -> dict[str, str]:
+    """Triton's image with another folder of models laid over its own, as a build of it has them; for `archives`."""
+    environment = os.environ | BUILDAH
+    container = run(["buildah", "from", "--pull-never", f"localhost/genmesh/triton-cpu:{TAG}"], env=environment).strip()
+    image = f"localhost/genmesh/triton-cpu:{tag}"
+    try:
+        run(["buildah", "copy", "--quiet", container, str(models), "/models"], env=environment)
+        run(["buildah", "commit", "--quiet", container, image], env=environment)
+    finally:
+        run(["buildah", "rm", container], env=environment)
+    return {image: f"docker.io/genmesh/triton-cpu:{tag}"}
+
+
 def bring(
     images: dict[str, tuple[str, Path]], node: list[str], record: Path, say: Callable[[str], None] = lambda text: None
 ) -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster, eventually
+from deploy.cluster import images
+from deploy.cluster.cluster import NAMESPACE, RELEASE, ROOT, Cluster, eventually
+from deploy.cluster.nodes import WORKERS
 from tests.cluster.seen import values
 from tests.cluster.steady import steady
 from tests.cluster.test_1_install import pods
 
+REVISION = """
+import os
+from genmesh import Client
+with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"]) as client:
+    print(client.embedding.Embed({"inputs": ["x"]}).model_revision)
+"""
 WORKLOADS = ("gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag", "triton")
 
 
@@ -87,14 +100,63 @@ def test_an_upgrade_that_cannot_start_leaves_the_old_serving(
     assert not load.causes()
 
 
-def test_no_alert_but_the_watchdog_fired(cluster: Cluster) -> None:
-    """All that was done above was planned."""
-    firing = values(cluster, 'ALERTS{alertstate="firing"}', label="alertname")
-    assert set(firing) <= {"GenmeshWatchdog"}, firing
-    assert eventually("Prometheus", 10, lambda: values(cluster, "up"))
+@pytest.fixture(scope="module")
+def swapped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Models whose embedder was built anew, in another precision; nodes have images with them, sound and broken."""
+    models = tmp_path_factory.mktemp("swap") / "models"
+    shutil.copytree(ROOT / ".state" / "models", models, symlinks=True)
+    catalogue = models.parent / "models.yaml"
+    text = (ROOT / "model_repository" / "models.yaml").read_text()
+    catalogue.write_text(text.replace("precision: int8", "precision: fp16", 1))
+    command = [ROOT / ".state" / "venv" / "triton" / "bin" / "genmesh-models", "build", "--into", models, "embedder"]
+    subprocess.run([*command, "--catalogue", catalogue], check=True)
+    version = json.loads((models / "embedder" / "model.json").read_text())["version"]
+    bring(cluster, models, "swapped")
+    weights = models / "embedder" / version / "weights" / "openvino_model.bin"
+    weights.write_bytes(weights.read_bytes()[:100])
+    bring(cluster, models, "broken")
+    yield models
+    for tag in ("swapped", "broken"):
+        (ROOT / ".state" / "images" / f"triton-cpu-{tag}.tar").unlink()
+
+
+def bring(cluster: Cluster, models: Path, tag: str) -> None:
+    """Triton's image with these models, on every worker."""
+    found = images.archives(ROOT / ".state" / "images", images.with_models(models, tag))
+    for worker in WORKERS:
+        cluster.bring(worker, found)
+
+
+def revision(cluster: Cluster) -> str:
+    """Of the embedder that answers."""
+    return subprocess.run(
+        [*cluster.outside(), sys.executable, "-c", REVISION], env=cluster.caller(), check=True, capture_output=True, text=True
+    ).stdout.strip()  # fmt: skip
+
+
+def test_a_model_is_swapped_under_load(cluster: Cluster, swapped: Path, folder: Path) -> None:
+    """Old pods of the services ask for the version that they know, new ones for the new; and so on the way back."""
+    before = revision(cluster)
+    with steady(cluster, folder, after=20) as load:
+        cluster.install(settings=["triton.image.tag=swapped"])
+        time.sleep(10)
+        after = revision(cluster)
+        cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
+    assert not load.causes()
+    assert after != before
+    eventually("the model of before", 60, lambda: revision(cluster) == before)
+
+
+def test_a_model_that_does_not_load_leaves_the_old_serving(cluster: Cluster, swapped: Path, folder: Path) -> None:
+    with steady(cluster, folder, after=5) as load:
+        with pytest.raises(RuntimeError, match=r"not ready|deadline exceeded"):
+            cluster.install(settings=["triton.image.tag=broken"], timeout="45s")
+        cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
+    assert not load.causes()
 
 
 def test_no_alert_fired(cluster: Cluster) -> None:
     """In all of the above, but for those on TTFT: two cores that carry three machines are slower than the objective."""
     fired = values(cluster, 'count_over_time(ALERTS{alertstate="firing"}[1h])', label="alertname")
     assert not [name for name in fired if not name.startswith("GenmeshTtft")], fired
+    assert values(cluster, "up")
