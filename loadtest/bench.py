@@ -293,7 +293,7 @@ OpenVINO model of the `embedder` called in a process of its own. All processes, 
 the same cores, so a ratio under 1 is also what the hops' own work takes from the model.
 
 The 16 clients: a message costs each of two Python hops about 0.25 ms of a core, so the engine sends
-two tokens a message once 8 requests run (`stream_interval`), to the direct client too.
+two tokens a message once 8 requests run (`stream_interval`, and `stream_milliseconds`), to the direct client too.
 
 The added TTFT is two hops and 0.2 ms for the count of the prompt's tokens. A hop's latency is mostly
 threads that wake one another, so the figure follows what an empty call takes on the day: 2.5 to 3.4 ms

@@ -98,14 +98,14 @@ def loads(cost: dict[str, Any], simulated: dict[str, Any], users: int) -> dict[s
     """How much of each limit is used."""
     needed = cores(cost, users)
     count = pods(needed)
-    cached = sum(count[part] for part in ("gateway", "tokenization", "embedding", "diffusion"))
-    processes = 7  # of Genmesh, where the connections were counted
+    # Tokenization and embedding use Redis; where it was counted, one process of each, and the count's own connection.
+    a_process = (cost["redis_connections"] - 1) / 2
     endpoints = sum(count.values())
     # The simulated upgrade replaced two deployments; an update carries the slice that changed, 100 endpoints at most.
     a_pod = simulated["watch_bytes"] / (2 * simulated["replicas"])
     return {
         "redis": needed["redis"],
-        "redis_clients": cached * cost["redis_connections"] / processes,
+        "redis_clients": (count["tokenization"] + count["embedding"]) * a_process,
         "milvus": needed["milvus"],
         "collections": users / USERS_A_TENANT * COLLECTIONS_A_TENANT,
         "watch": endpoints * a_pod,

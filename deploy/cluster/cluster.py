@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -65,7 +65,7 @@ class Cluster:
 
     # --- up and down
 
-    def start(self, say: Callable[[str], None], nodes: Iterable[str] = tuple(NODES)) -> None:
+    def start(self, say: Callable[[str], None], nodes: Sequence[str] = tuple(NODES)) -> None:
         """Start switch, client and nodes; wait until the nodes are ready, with their images.
 
         NotReady where another process is about it; this one keeps others off until it ends.
@@ -96,6 +96,7 @@ class Cluster:
             for done in bringing:
                 done.result()
         say("the nodes")
+        eventually("the nodes", 60, lambda: self.kubectl("get", "node", *nodes))
         self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
 
     def _alone(self) -> None:

@@ -52,6 +52,13 @@ def with_models(models: Path, tag: str) -> dict[str, str]:
     return {image: f"docker.io/genmesh/triton-cpu:{tag}"}
 
 
+def forget(tag: str, folder: Path) -> None:
+    """Remove an image of `with_models`, and its archive."""
+    run(["buildah", "rmi", f"localhost/genmesh/triton-cpu:{tag}"], env=os.environ | BUILDAH)
+    for suffix in ("tar", "id"):
+        (folder / f"triton-cpu-{tag}.{suffix}").unlink(missing_ok=True)
+
+
 def bring(
     images: dict[str, tuple[str, Path]], node: list[str], record: Path, say: Callable[[str], None] = lambda text: None
 ) -> None:

@@ -74,7 +74,9 @@ def records() -> list[Record]:
     ttft_metric, streams = "genmesh_gateway_time_to_first_token_seconds", f'{{method=~"{TEXT_METHODS}"}}'
     # What autoscaling looks at (the chart's ttftQuery): five minutes would remember a burst for too long.
     found.append(
-        Record("genmesh:gateway_ttft_seconds:p95_1m", _quantile(0.95, ttft_metric, where=streams, window="1m"))
+        Record(
+            "genmesh:gateway_ttft_seconds:p95_1m", _quantile(0.95, ttft_metric, "namespace", where=streams, window="1m")
+        )
     )
     for share in (0.5, 0.95, 0.99):
         name = f"p{share * 100:.0f}"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 Pair = tuple[str, str]
+SCORINGS = ("late-interaction", "cross-encoder", "corrected")
 
 
 class Ranker:
@@ -28,11 +29,17 @@ class Ranker:
         self.encoder, self.corrector = encoder, corrector
         self.passages: int = card.get("corrected_passages", 0)
         self.weight = np.float32(card.get("correction_weight", 0))
-        self.score = {
-            "late-interaction": self.late_interaction,
-            "cross-encoder": self.crossed,
-            "corrected": self.corrected,
-        }[card["scoring"]]
+        self.scoring: str = card["scoring"]
+        if self.scoring not in SCORINGS:
+            raise ValueError(f"scoring {self.scoring!r} is not known")
+
+    def score(self, pairs: Sequence[Pair], owners: Sequence[int] | None = None) -> np.ndarray:
+        """float32 (pairs,); ``owners``: the request that each pair is of, so that none's scores depend on another's."""
+        if self.scoring == "cross-encoder":
+            return self.crossed(pairs)
+        if self.scoring == "late-interaction":
+            return self.late_interaction(pairs)
+        return self.corrected(pairs, owners or [0] * len(pairs))
 
     def late_interaction(self, pairs: Sequence[Pair]) -> np.ndarray:
         """float32 (pairs,)."""
@@ -49,12 +56,12 @@ class Ranker:
         encoder = encoder or self.encoder
         return np.array([row[0] for row in encoder.run(encoder.encode(pairs))], np.float32)
 
-    def corrected(self, pairs: Sequence[Pair]) -> np.ndarray:
+    def corrected(self, pairs: Sequence[Pair], owners: Sequence[int]) -> np.ndarray:
         """float32 (pairs,)."""
         scores = self.late_interaction(pairs)
-        asked: dict[str, list[int]] = {}
-        for index, (query, _) in enumerate(pairs):
-            asked.setdefault(query, []).append(index)
+        asked: dict[tuple[int, str], list[int]] = {}
+        for index, (owner, (query, _)) in enumerate(zip(owners, pairs, strict=True)):
+            asked.setdefault((owner, query), []).append(index)
         close = {
             query: np.array(indexes)[np.argsort(-scores[indexes], kind="stable")[: self.passages]]
             for query, indexes in asked.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,12 @@ def error(message: str) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message))
 
 
-def ranked(requests: list[Any], score: Callable[[Sequence[tuple[str, str]]], np.ndarray]) -> list[Any]:
+def ranked(requests: list[Any], score: Callable[[list[tuple[str, str]], list[int]], np.ndarray]) -> list[Any]:
     """A response with ``score`` for each request with ``query`` and ``passage``; all pairs are scored together."""
     try:
         groups = [list(zip(texts(r, "query"), texts(r, "passage"), strict=True)) for r in requests]
-        scores = score([pair for group in groups for pair in group])
+        owners = [number for number, group in enumerate(groups) for _ in group]
+        scores = score([pair for group in groups for pair in group], owners)
         parts = np.split(scores, np.cumsum([len(group) for group in groups])[:-1])
         return [pb_utils.InferenceResponse([pb_utils.Tensor("score", part[:, None].copy())]) for part in parts]
     except Exception as failure:  # one bad batch must not take the model down

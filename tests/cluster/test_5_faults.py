@@ -139,7 +139,7 @@ def test_streams_in_flight_where_a_pod_is_killed(cluster: Cluster, kind: str) ->
     """Those that went through the pod end with UNAVAILABLE and a reason; the others never notice."""
     all_ready(cluster)
     environment = cluster.caller() | {"PYTHONPATH": str(ROOT)}
-    command = [*cluster.outside(), sys.executable, "-m", "tests.cluster.streams", "16", "400"]
+    command = [*cluster.outside(), sys.executable, "-m", "tests.cluster.streams", "16", "1800"]
     with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as streaming:
         assert streaming.stdout is not None
         assert streaming.stdout.readline().strip() == "begun"

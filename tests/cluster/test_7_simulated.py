@@ -19,6 +19,7 @@ from deploy.cluster.cluster import CHART, NAMESPACE, RELEASE, ROOT, Cluster, eve
 from deploy.cluster.kernel import within
 from deploy.cluster.nodes import CONTROL
 
+pytestmark = pytest.mark.timeout(1200)
 NODES, GPUS, REPLICAS = 1000, 500, 500
 BUDGET = REPLICAS * 9 // 10
 FIGURES = ROOT / "docs" / "figures" / "simulated.json"
@@ -62,7 +63,7 @@ def simulated() -> Iterator[Cluster]:
         found.kubectl("taint", "node", CONTROL, "control=true:NoSchedule")
         kwok = [
             str(found.tools / "kwok" / "bin" / "kwok"), f"--kubeconfig={found.kubeconfig}", "--manage-all-nodes=false",
-            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=200",
+            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=40",
         ]  # fmt: skip
         found.ledger.start("kwok", [*within(found.ledger.first(f"{CONTROL}/node")), *kwok], found.state / "kwok.log")
         nodes = {"apiVersion": "v1", "kind": "List", "items": [node(number) for number in range(NODES)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from deploy.cluster.nodes import CLIENT
 from tests.cluster.external_metrics import objects
 from tests.cluster.steady import steady
 
+pytestmark = pytest.mark.timeout(900)
 TRITON = f"{RELEASE}-triton"
 # Two cores carry all of it, so the objective is what one replica keeps while nothing is queued here.
 SETTINGS = [
@@ -57,7 +59,7 @@ def scaled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         cluster.kubectl("apply", "--filename=-", stdin="\n---\n".join(json.dumps(one) for one in objects()))
         yield cluster
     finally:
-        adapter.send_signal(signal.SIGTERM)
+        os.killpg(adapter.pid, signal.SIGTERM)  # kubectl's forwarding too
         adapter.wait(10)
         cluster.kubectl(
             "delete", "--ignore-not-found", "--filename=-", stdin="\n---\n".join(map(json.dumps, objects()))

@@ -18,7 +18,7 @@ SOURCES = sorted(GPU.rglob("*.py"))
 SERVED = ("embedder", "reranker", "diffuser", "upscaler")
 # Beside Python's own: what Triton's GPU image with vLLM has, and diffusers; then files that the build puts beside.
 PACKAGES = {"torch", "transformers", "tokenizers", "diffusers", "numpy", "triton_python_backend_utils"}
-BESIDE = {"drawing", "inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
+BESIDE = {"ranker", "drawing", "inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
 
 
 def tree(path: Path) -> ast.Module:

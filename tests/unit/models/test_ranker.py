@@ -65,6 +65,15 @@ def test_the_correction_reads_the_best_of_each_query_and_nobody_overtakes_them()
     assert corrector.read == 4
 
 
+def test_two_requests_with_one_question_do_not_share_what_is_read() -> None:
+    card = {"scoring": "corrected", "corrected_passages": 1, "correction_weight": 0.01}
+    corrector = Pairs({"red": -30.0, "mauve": 20.0})
+    ranker = Ranker(card, Words(), corrector)
+    together = ranker.score([("red", "red"), ("red", "mauve")], [0, 1])
+    alone = [ranker.score([("red", passage)])[0] for passage in ("red", "mauve")]
+    np.testing.assert_array_equal(together, alone)
+
+
 @pytest.mark.parametrize("scoring", ["late-interaction", "corrected"])
 def test_one_pair_is_enough(scoring: str) -> None:
     card = {"scoring": scoring, "corrected_passages": 8, "correction_weight": 0.5}

@@ -49,7 +49,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ .values.spreadOver }}
-    whenUnsatisfiable: {{ ternary "DoNotSchedule" "ScheduleAnyway" .values.spreadStrictly }}
+    whenUnsatisfiable: {{ if .values.spreadStrictly }}DoNotSchedule{{ else }}ScheduleAnyway{{ end }}
     # A place that takes no pods just now (drained, lost) does not count, so the others go on.
     nodeTaintsPolicy: Honor
     # Of one revision: the pods that an upgrade is about to take away do not count.
@@ -101,7 +101,7 @@ http://{{ .Release.Name }}-prometheus.{{ .Release.Namespace }}.svc:9090
 sum({__name__=~"genmesh_generator_waiting_requests|vllm:num_requests_waiting"{{ $where }}}) or vector(0)
 {{- end }}
 {{- define "genmesh.ttftQuery" -}}
-genmesh:gateway_ttft_seconds:p95_1m > 0 or vector(0)
+max(genmesh:gateway_ttft_seconds:p95_1m{{ if not .Values.prometheus.enabled }}{namespace={{ .Release.Namespace | quote }}}{{ end }} > 0) or vector(0)
 {{- end }}
 
 {{/* A budget, where there is more than one replica for sure. Needs name, root, values, least. */}}
