@@ -9,7 +9,7 @@ its field 1 (see the protos), and a serializer writes fields in order, so conten
 from __future__ import annotations
 
 import logging
-import uuid
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -114,7 +114,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             for key, value in given
             if key not in DROPPED and not key.startswith((identity.RESERVED, "grpc-", ":"))
         )
-        request_id = next((str(v) for k, v in given if k == "x-request-id" and v), uuid.uuid4().hex)[:128]
+        request_id = next((str(v) for k, v in given if k == "x-request-id" and v), os.urandom(16).hex())[:128]
         call.request_id = request_id
         own = ((identity.IDENTITY, identity.sign(self.secret, tenant)), (identity.REQUEST_ID, request_id))
         if tracing.on():  # this hop's span takes the place of the caller's

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.runtime.errors import Unauthenticated
 
@@ -51,14 +52,20 @@ def enter(call: Call) -> None:
     _current.set(call)
 
 
+@lru_cache(1024)
 def _signature(secret: bytes, body: str) -> str:
     return hmac.new(secret, body.encode(), hashlib.sha256).hexdigest()
 
 
+@lru_cache(1024)
+def _signed(secret: bytes, tenant: str, seconds: int) -> str:
+    body = f"{tenant.encode().hex()}.{seconds}"
+    return f"{body}.{_signature(secret, body)}"
+
+
 def sign(secret: bytes, tenant: str) -> str:
     """A token for a tenant: ``tenant.seconds.signature`` (HMAC-SHA-256); good for an hour."""
-    body = f"{tenant.encode().hex()}.{int(time.time())}"
-    return f"{body}.{_signature(secret, body)}"
+    return _signed(secret, tenant, int(time.time()))
 
 
 def verify(secret: bytes, token: str) -> str:

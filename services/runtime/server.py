@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -97,6 +98,10 @@ async def run(
             f"Cannot listen on {settings.host}:{settings.port} or on metrics port {settings.metrics_port}: {failure}"
         ) from None
     await server.start()
+    # What is there by now stays: the garbage collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     probing = asyncio.create_task(health.watch())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
