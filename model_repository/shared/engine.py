@@ -9,7 +9,7 @@ Life of a request:
    leaves at once; later ones wait until ``stream_milliseconds`` have passed since the last piece and, in a
    large batch, until there are ``stream_interval`` of them. What waits leaves with the next step at the latest
    that ends after that, and with the request's end.
-6. A request whose client is gone is cancelled before the next step, which frees its KV blocks.
+6. A request whose client is gone is cancelled within ``LOOK_SECONDS`` and a step, which frees its KV blocks.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from tokenizers.decoders import DecodeStream
 FINISHED = {openvino_genai.GenerationFinishReason.STOP: "stop", openvino_genai.GenerationFinishReason.LENGTH: "length"}
 # Tokens of one block of the KV cache (OpenVINO's PagedAttention on a CPU).
 BLOCK_TOKENS = 32
+# Between two looks at whether a client is still there: each is a message to Triton's process and back, and 16 of them
+# a step took as long as the step.
+LOOK_SECONDS = 0.02
 # Requests that began together send their second pieces in so many groups.
 TURNS = 4
 # What vLLM's sampling parameters are called here.
@@ -91,6 +94,7 @@ class _Running:
         self.unsent = Piece("", 0)
         # The next piece leaves at so many output tokens, and not before that moment.
         self.due_at, self.due_after = 1, 0.0
+        self.look_after = 0.0  # when to ask next whether the client is still there
 
     def advance(self, interval: int, hold: float) -> bool:
         """Report what is new once ``interval`` tokens are and ``hold`` seconds have passed since; True at the end."""
@@ -292,8 +296,12 @@ class Engine:
         self._next_id += 1
 
     def _drop_cancelled(self) -> None:
+        now = time.monotonic()
         for key, running in list(self.running.items()):
             generation = running.generation
+            if now < running.look_after:
+                continue
+            running.look_after = now + LOOK_SECONDS
             if generation.is_cancelled():
                 running.handle.cancel()
                 del self.running[key]

@@ -43,6 +43,8 @@ class Measured:
         labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families = []  # a family must outlive its metrics
         self._metrics: dict[str, Any] = {}
+        # What Triton was told last: telling it anything is a message to another process and back.
+        self._gauges: dict[str, float] = {}
         self._counted: dict[str, float] = {}
         for name, (kind, text) in DECLARED[family].items():
             made = pb_utils.MetricFamily(name=f"genmesh_{family}_{name}", description=text, kind=kinds[kind])
@@ -51,12 +53,15 @@ class Measured:
 
     def set(self, name: str, value: float) -> None:
         """A gauge's value now."""
-        self._metrics[name].set(value)
+        if self._gauges.get(name) != value:
+            self._metrics[name].set(value)
+            self._gauges[name] = value
 
     def increment(self, name: str, by: float) -> None:
         self._metrics[name].increment(by)
 
     def reached(self, name: str, total: float) -> None:
         """A counter's total so far."""
-        self._metrics[name].increment(total - self._counted.get(name, 0))
-        self._counted[name] = total
+        if by := total - self._counted.get(name, 0):
+            self._metrics[name].increment(by)
+            self._counted[name] = total

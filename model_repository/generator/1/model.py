@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tensors import error, model_card, value
 
 # How long a model that is unloaded goes on with the requests that it has.
 DRAIN_SECONDS = 300
+# Between two looks at what runs: each of them costs messages to Triton's process.
+MEASURE_SECONDS = 0.1
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -28,11 +31,17 @@ class TritonPythonModel:
         self.engines.on_step = self._measure
         self.measured = Measured("generator", args)
         self._measuring = threading.Lock()
+        self._told_running, self._measure_after = -1, 0.0
 
     def _measure(self) -> None:
-        engines = self.engines
+        """After each step; tells Triton now and then, and at once when another number of requests runs."""
+        engines, now = self.engines, time.monotonic()
         with self._measuring:
-            self.measured.set("running_requests", engines.running)
+            running = engines.running
+            if running == self._told_running and now < self._measure_after:
+                return
+            self._told_running, self._measure_after = running, now + MEASURE_SECONDS
+            self.measured.set("running_requests", running)
             self.measured.set("waiting_requests", engines.waiting)
             self.measured.set("loaded_adapters", len(engines.loaded))
             self.measured.set("kv_cache_usage_ratio", engines.cache_usage)
