@@ -79,7 +79,7 @@ async def run(bench: Bench) -> dict[str, Any]:
                 pass
 
         async def chat(number: int) -> None:
-            messages = [{"role": "ROLE_USER", "content": f"{number} {texts[number % len(texts)]}"}]
+            messages = [{"role": "user", "content": f"{number} {texts[number % len(texts)]}"}]
             await drained(client.generation.StreamChat({"messages": messages, "sampling": SAMPLING}, timeout=120))
 
         async def answer(number: int) -> None:
