@@ -327,7 +327,9 @@ def main() -> None:
         rows.insert(2, asyncio.run(embedding(cluster, key, args.rounds)))
         print("cancellation", flush=True)
         rows[3:3] = asyncio.run(cancellation(cluster, key))
-    args.write.write_text(document(rows, args.rounds))
+    # What stands there under headings of its own stays: what was missed and why, and the comparison with peers.
+    _, heading, rest = (args.write.read_text() if args.write.exists() else "").partition("\n## ")
+    args.write.write_text(document(rows, args.rounds).rstrip() + "\n" + heading + rest)
     print(table(rows))
     print(f"written to {args.write}")
 
