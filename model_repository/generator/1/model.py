@@ -34,11 +34,11 @@ class TritonPythonModel:
         self._told_running, self._measure_after = -1, 0.0
 
     def _measure(self) -> None:
-        """After each step; tells Triton now and then, and at once when another number of requests runs."""
+        """After each step; tells Triton now and then, and at once when another number of requests runs or none."""
         engines, now = self.engines, time.monotonic()
         with self._measuring:
             running = engines.running
-            if running == self._told_running and now < self._measure_after:
+            if running and running == self._told_running and now < self._measure_after:
                 return
             self._told_running, self._measure_after = running, now + MEASURE_SECONDS
             self.measured.set("running_requests", running)
