@@ -61,9 +61,13 @@ def simulated() -> Iterator[Cluster]:
     try:
         found.start(lambda text: None, nodes=[CONTROL])
         found.kubectl("taint", "node", CONTROL, "control=true:NoSchedule")
+        stages = found.state / "stages.yaml"
+        parts = sorted((found.tools / "kwok" / "stages").glob("*.yaml"))
+        stages.write_text("\n---\n".join(part.read_text() for part in parts))
         kwok = [
             str(found.tools / "kwok" / "bin" / "kwok"), f"--kubeconfig={found.kubeconfig}", "--manage-all-nodes=false",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=40",
+            f"--config={stages}",
         ]  # fmt: skip
         found.ledger.start("kwok", [*within(found.ledger.first(f"{CONTROL}/node")), *kwok], found.state / "kwok.log")
         nodes = {"apiVersion": "v1", "kind": "List", "items": [node(number) for number in range(NODES)]}
