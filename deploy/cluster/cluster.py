@@ -50,10 +50,12 @@ def eventually(what: str, seconds: float, probe: Callable[[], T | None]) -> T:
 class Cluster:
     """One cluster, whose state lies in ``state`` and whose programs in ``tools``."""
 
-    def __init__(self, state: Path, tools: Path) -> None:
+    def __init__(self, state: Path, tools: Path, *, lost_after: int = 20) -> None:
+        """``lost_after``: seconds without a sign of a node, then it counts as lost."""
         self.state = state.resolve()
         self.ledger = Ledger(self.state)
         self.tools = tools.resolve()
+        self.lost_after = lost_after
         self._lock: IO[str] | None = None  # held while this process lives
 
     @property
@@ -61,7 +63,7 @@ class Cluster:
         return self.state / "keys" / "admin.kubeconfig"
 
     def place(self) -> Place:
-        return Place(self.state, self.tools, Credentials(self.state / "keys", NODES, API_NAMES))
+        return Place(self.state, self.tools, Credentials(self.state / "keys", NODES, API_NAMES), self.lost_after)
 
     # --- up and down
 

@@ -63,6 +63,7 @@ class Place:
     state: Path  # the cluster's folder
     tools: Path  # the folder of built tools
     credentials: Credentials
+    lost_after: int = 20  # seconds without a sign of a node, then it counts as lost
 
     def node(self, name: str) -> Path:
         return self.state / "nodes" / name
@@ -256,7 +257,7 @@ def _control_plane(place: Place) -> dict[str, list[str]]:
             f"--service-account-private-key-file={keys.path('service-accounts.key')}",
             f"--root-ca-file={ca}",
             "--use-service-account-credentials=true",
-            "--node-monitor-grace-period=20s",
+            f"--node-monitor-grace-period={place.lost_after}s",
             "--leader-elect=false",
             # As the load of a test changes, not as a day does.
             "--horizontal-pod-autoscaler-sync-period=5s",

@@ -57,7 +57,8 @@ def node(number: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def simulated() -> Iterator[Cluster]:
     """A control plane with a thousand nodes that are simulated."""
-    found = Cluster(ROOT / ".state" / "simulated", ROOT / ".state" / "tools")
+    # A thousand nodes' signs of life are most of what the API server does, so they come seldom.
+    found = Cluster(ROOT / ".state" / "simulated", ROOT / ".state" / "tools", lost_after=300)
     try:
         found.start(lambda text: None, nodes=[CONTROL])
         found.kubectl("taint", "node", CONTROL, "control=true:NoSchedule")
@@ -66,7 +67,7 @@ def simulated() -> Iterator[Cluster]:
         stages.write_text("\n---\n".join(part.read_text() for part in parts))
         kwok = [
             str(found.tools / "kwok" / "bin" / "kwok"), f"--kubeconfig={found.kubeconfig}", "--manage-all-nodes=false",
-            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=40",
+            "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", "--node-lease-duration-seconds=240",
             f"--config={stages}",
         ]  # fmt: skip
         found.ledger.start("kwok", [*within(found.ledger.first(f"{CONTROL}/node")), *kwok], found.state / "kwok.log")
