@@ -38,7 +38,13 @@ def served(state: Path, **sources: Path) -> Iterator[Client]:
     """A client of a cluster in which these checkpoints have taken the default ones' places."""
     models = state / "models"
     shutil.copytree(MODELS, models, ignore=shutil.ignore_patterns(*sources))
-    done = build(models, list(sources), **sources)
+    # Weights drawn at random rank at random: rounding alone changes an nDCG that says nothing.
+    entries = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
+    for name in ("embedder", "reranker"):
+        entries[name]["verify"] = {"ndcg_at_10": 0.2}
+    catalogue = state / "models.yaml"
+    catalogue.write_text(yaml.safe_dump(entries, sort_keys=False))
+    done = build(models, list(sources), catalogue=catalogue, **sources)
     assert done.returncode == 0, done.stdout + done.stderr
     cluster = Cluster(Layout(state, models, TRITON_PYTHON), Ports.free())
     key = "gm_" + secrets.token_urlsafe(24)
