@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,26 @@ import redis.asyncio as redis
 from genmesh.aio import Client
 
 from loadtest.peers.cluster import Bench
+from loadtest.peers.processes import family, processor_seconds
 from loadtest.peers.workload import retrieval
 
 COLLECTION = "peers-cost"
 CLIENTS = 4  # at a time
-TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLING = {"max_tokens": 64, "ignore_eos": True}
-
-
-def children() -> dict[int, list[int]]:
-    """Parent -> the processes that it started."""
-    found: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found.setdefault(parent, []).append(int(path.parent.name))
-    return found
-
-
-def family(root: int, of: dict[int, list[int]]) -> Iterable[int]:
-    yield root
-    for child in of.get(root, ()):
-        yield from family(child, of)
 
 
 def used(bench: Bench) -> dict[str, float]:
     """Processor seconds of each part so far, its children's too."""
-    of, seconds = children(), {}
-    for name, state in bench.cluster.states().items():
-        total = 0
-        for process in family(state["pid"], of):
-            total += sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]))
-        seconds[name] = total / TICKS
-    return seconds
+    return {name: processor_seconds(family(state["pid"])) for name, state in bench.cluster.states().items()}
 
 
 def memory(bench: Bench) -> dict[str, float]:
     """Proportional set size of each part, MiB."""
-    of, sizes = children(), {}
+    sizes = {}
     for name, state in bench.cluster.states().items():
         lines = [
             line
-            for process in family(state["pid"], of)
+            for process in family(state["pid"])
             for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         ]
         sizes[name] = sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024

@@ -20,7 +20,7 @@ from genmesh.v1 import embedding_pb2, tokenization_pb2
 from deploy.local.processes import service_environment
 from loadtest.peers import setup
 from loadtest.peers.cluster import TENANT, Bench
-from loadtest.peers.processes import HOST, Process, Processes, Server, Worker, free_port
+from loadtest.peers.processes import HOST, Processes, Server, Worker, family, free_port, processor_seconds
 from loadtest.peers.rounds import Contender, Metrics, alternate
 from services.runtime import identity
 
@@ -39,21 +39,6 @@ http {{
   }}
 }}
 """
-
-
-def processor_seconds(pids: list[int]) -> float:
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def family(process: Process) -> list[int]:
-    """A process and its children."""
-    assert process.process is not None
-    pid = process.process.pid
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 @contextlib.contextmanager
@@ -129,7 +114,7 @@ async def run(bench: Bench) -> dict[str, Any]:
             def through(server: Server) -> Contender:
                 async def once(turn: int) -> Metrics:
                     target = f"{HOST}:{server.port}"
-                    pids = family(server)
+                    pids = family(server.pid)
                     used = processor_seconds(pids)
                     many = await measured(target, CLIENTS, own=server is ours)
                     used = processor_seconds(pids) - used
@@ -145,7 +130,7 @@ async def run(bench: Bench) -> dict[str, Any]:
 
             async def two_cores(turn: int) -> Metrics:
                 alone = await measured(f"{HOST}:{ours.port}", CLIENTS, own=True)
-                pids = [*family(ours), *family(second)]
+                pids = [*family(ours.pid), *family(second.pid)]
                 used = processor_seconds(pids)
                 both = await measured(f"{HOST}:{ours.port},{HOST}:{second.port}", CLIENTS, own=True)
                 used = processor_seconds(pids) - used

@@ -31,6 +31,22 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it and its children started, whichever thread did."""
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    return [pid, *(one for child in children for one in family(child))]
+
+
+def processor_seconds(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Process:
     """One process with a log; it also ends if this process is killed, and Ctrl-C in the terminal does not reach it."""
 
@@ -50,6 +66,11 @@ class Process:
                 *self.command, stdin=pipe, stdout=pipe if piped else log, stderr=log, limit=ANSWER_LIMIT,
                 start_new_session=True, env=self.environment,
             )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     def failed(self, what: str) -> RuntimeError:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])

@@ -104,7 +104,7 @@ def upgrade(cluster: Cluster, **more: object) -> None:
 
 
 def followed(cluster: Cluster, seconds: float) -> dict[str, int]:
-    """Follow both big deployments until they are rolled out; the fewest pods that were ready of each, and the most."""
+    """Follow both big deployments until they are rolled out; the fewest pods of each that were ready, and the seconds."""
     least, begun = {"triton": REPLICAS, "generation": REPLICAS}, time.monotonic()
 
     def done() -> bool:
