@@ -56,11 +56,11 @@ setup-browser: setup ## Install the browser that tests look at the status page w
 test-integration: proto models setup-browser ## Each service against real Triton, Redis and Milvus
 	@$(PYTEST) tests/integration
 
-test-e2e: proto models ## The whole cluster as a user meets it
-	@$(PYTEST) tests/e2e
+test-e2e: proto models ## The whole cluster as a user meets it; two files at a time, for builds of models leave a core idle
+	@$(PYTEST) tests/e2e -n 2 --dist loadfile
 
-test-recipes: proto models ## Each starter's recipe learns; what the built starters can do
-	@$(PYTEST) tests/recipes
+test-recipes: proto models ## Each starter's recipe learns, each on one core; what the built starters can do
+	@$(PYTEST) tests/recipes -n 2
 
 check: proto ## Formatter, linters (of Dockerfiles too), types
 	@$(BIN)/ruff format --check .

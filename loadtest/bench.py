@@ -19,8 +19,9 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as triton
@@ -76,7 +77,7 @@ async def direct(client: triton.InferenceServerClient, text: str, tokens: int) -
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
 
-    async def one():  # type: ignore[no-untyped-def]
+    async def one() -> AsyncIterator[dict[str, Any]]:
         yield {"model_name": "generator", "inputs": inputs, "enable_empty_final_response": True}
 
     begun, first, written = time.monotonic(), 0.0, 0

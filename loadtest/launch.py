@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from deploy.local.ports import free_port
 from loadtest import scenarios, slo
 from loadtest.measures import CALLS
 from loadtest.scenarios import FOLDER
@@ -43,7 +43,7 @@ class Run:
         summary = self.out / "summary.json"
         summary.unlink(missing_ok=True)
         (self.out / CALLS).unlink(missing_ok=True)
-        port = self.port or _free_port()
+        port = self.port or free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
         environment = inherited | {"GENMESH_API_KEY": self.key, "PYTHONPATH": str(FOLDER.parent)}
 
@@ -77,12 +77,6 @@ class Run:
         if self.workers and not self.remote_workers:
             found += ["--master-bind-host", "127.0.0.1"]
         return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

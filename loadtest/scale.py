@@ -42,7 +42,7 @@ class Limit:
 
 
 LIMITS = {
-    "redis": Limit("Redis, one process", SHARE, "cores", "cost of a call, measured", "a Redis cluster"),
+    "redis": Limit("Redis, one process", SHARE, "cores", "cost of a call, measured", "a Redis with more threads"),
     "redis_clients": Limit(
         "connections to Redis", 10_000, "connections", "Redis' default `maxclients`", "`maxclients`, or a pooling proxy"
     ),
@@ -54,7 +54,18 @@ LIMITS = {
         "`milvus.enabled: false`, a Milvus cluster",
     ),
     "collections": Limit(
-        "collections in Milvus", 65_536, "collections", "a Milvus cluster's limit", "several releases, tenants divided"
+        "collections in Milvus, each of one partition and one shard",
+        65_536,
+        "of all three multiplied",
+        "a Milvus cluster's `rootCoord.maxGeneralCapacity`",
+        "several releases, tenants divided",
+    ),
+    "dns": Limit(
+        "addresses of Triton in one DNS answer",
+        65_535 // 16,
+        "addresses",
+        "64 KiB of a message over TCP, 16 bytes a record",
+        "several releases",
     ),
     "watch": Limit(
         "endpoint updates of an upgrade",
@@ -62,6 +73,9 @@ LIMITS = {
         "bytes to each watcher",
         "simulated; a bound of ours",
         "larger pods, fewer of them",
+    ),
+    "gateway_cpu": Limit(
+        "gateway, one process", SHARE, "cores", "cost of a call, measured", "more gateways: they scale on it"
     ),
     "gateway": Limit(
         "gateways behind one load balancer", 1_000, "pods", "a cloud load balancer's targets", "several, divided by DNS"
@@ -91,7 +105,7 @@ def pods(needed: dict[str, float]) -> dict[str, int]:
 
 def streams(cost: dict[str, Any], users: int) -> float:
     """Calls in flight, by Little's law: rate times duration."""
-    return sum(rate * cost["operations"][name]["seconds"] for name, rate in rates(users).items())
+    return float(sum(rate * cost["operations"][name]["seconds"] for name, rate in rates(users).items()))
 
 
 def loads(cost: dict[str, Any], simulated: dict[str, Any] | None, users: int) -> dict[str, float]:
@@ -105,6 +119,8 @@ def loads(cost: dict[str, Any], simulated: dict[str, Any] | None, users: int) ->
         "redis_clients": (count["tokenization"] + count["embedding"]) * a_process,
         "milvus": needed["milvus"],
         "collections": users / USERS_A_TENANT * COLLECTIONS_A_TENANT,
+        "dns": count["triton"],
+        "gateway_cpu": needed["gateway"],
         "gateway": count["gateway"],
     }
     if simulated is not None:
@@ -138,7 +154,9 @@ def document(cost: dict[str, Any], simulated: dict[str, Any] | None) -> str:
         [
             f"{limit.name} ({number(limit.amount)} {limit.unit}; {limit.source})",
             *(f"{number(one[key])}{' **over**' if one[key] > limit.amount else ''}" for one in used),
-            number(USERS[0] * limit.amount / used[0][key]) if key in ("redis", "milvus", "collections") else "",
+            number(USERS[0] * limit.amount / used[0][key])
+            if key in ("redis", "milvus", "collections", "gateway_cpu")
+            else "",
             limit.then,
         ]
         for key, limit in LIMITS.items()
@@ -149,7 +167,8 @@ def document(cost: dict[str, Any], simulated: dict[str, Any] | None) -> str:
         simulation = (
             f"{simulated['nodes']:,} simulated nodes, {simulated['gpus']} with one GPU each, {simulated['replicas']} Tritons and "
             f"as many pods of generation: installed in {simulated['install_seconds']} s, upgraded in "
-            f"{simulated['upgrade_seconds']} s with no GPU to spare. At least {simulated['least_ready']['triton']} Tritons were ready "
+            f"{simulated['upgrade_seconds']} s with no GPU to spare (pods counted as available after "
+            f"{simulated['available_after']} s). At least {simulated['least_ready']['triton']} Tritons were ready "
             f"meanwhile (their budget: {simulated['budget']}), and {simulated['least_ready']['generation']} of generation. Each of "
             f"{simulated['watchers']:.0f} watchers of endpoint slices got {simulated['watch_events']:,.0f} events, "
             f"{simulated['watch_bytes'] / 1e6:.1f} MB."
@@ -168,8 +187,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="the document; printed where it is not given")
     args = parser.parse_args()
-    files = [FIGURES / f"{name}.json" for name in ("cost", "simulated")]
-    text = document(*(json.loads(file.read_text()) if file.exists() else None for file in files))
+    simulated = FIGURES / "simulated.json"
+    text = document(
+        json.loads((FIGURES / "cost.json").read_text()),
+        json.loads(simulated.read_text()) if simulated.exists() else None,
+    )
     if args.write is None:
         print(text)
         return

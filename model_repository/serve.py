@@ -48,6 +48,7 @@ def main() -> None:
         default=os.environ.get(TRACE_URL, ""),
         help=f"OTLP/HTTP address for Triton's own spans; {TRACE_URL}",
     )
+    parser.add_argument("--trace-config", action="append", default=[], help="as tritonserver's own; the chart's way")
     parser.add_argument("--exit-timeout-secs", type=int, default=20, help="how long requests in flight may go on")
     args = parser.parse_args()
     models, cache = args.models.resolve(), args.cache.resolve()
@@ -79,13 +80,17 @@ def main() -> None:
         f"--exit-timeout-secs={args.exit_timeout_secs}", "--disable-auto-complete-config",
         # Services look each few seconds whether a connection still lives.
         "--grpc-http2-min-recv-ping-interval-without-data=5000", "--grpc-keepalive-permit-without-calls=1",
+        # One after the other: each compiles on all cores, and Triton gives up (and may crash with) a model whose process does
+        # not run for a second while it loads.
+        "--model-load-thread-count=1",
         # A stub's shared memory starts small and grows; three models share /dev/shm.
         "--backend-config=python,shm-default-byte-size=8388608",
     ]  # fmt: skip
+    settings = args.trace_config
     if args.trace_url:
-        settings = ("mode=opentelemetry", f"opentelemetry,url={args.trace_url}",
-                    "opentelemetry,resource=service.name=genmesh-triton", "level=TIMESTAMPS", "rate=1")  # fmt: skip
-        command += [f"--trace-config={setting}" for setting in settings]
+        settings = ["mode=opentelemetry", f"opentelemetry,url={args.trace_url}",
+                    "opentelemetry,resource=service.name=genmesh-triton", "level=TIMESTAMPS", "rate=1"]  # fmt: skip
+    command += [f"--trace-config={setting}" for setting in settings]
     os.chdir(models)  # relative paths inside models are meant from here
     os.execve(binary, command, environment)
 

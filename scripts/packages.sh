@@ -10,6 +10,7 @@ for program in "${@:2}"; do
 done
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v prometheus >/dev/null || missing+=(prometheus)
+command -v prometheus-redis-exporter >/dev/null || missing+=(prometheus-redis-exporter)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 # Triton's stub is linked against the shared library of Python 3.11.
 "$python" - <<'EOF' || missing+=(libpython3.11)

@@ -1,6 +1,7 @@
 """What `helm test` runs: ingest a text, ask about it, check the citation, draw an image, tidy up.
 
-GENMESH_TARGET and GENMESH_API_KEY say where. It ends with 1 and a sentence where something is not as it should be.
+GENMESH_TARGET and GENMESH_API_KEY say where. With GENMESH_CA_FILE it calls over TLS, and trusts that authority, or the
+system's where there is no such file. It ends with 1 and a sentence where something is not as it should be.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 import os
 import secrets
 import sys
+from pathlib import Path
 
+import grpc
 from genmesh import Client
 from genmesh.errors import GenmeshError
 
@@ -17,9 +20,17 @@ FACT = "The lamp of the north tower was lit by Ada Brook in 1911."
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+def credentials() -> grpc.ChannelCredentials | None:
+    if (name := os.environ.get("GENMESH_CA_FILE")) is None:
+        return None
+    ca = Path(name)
+    return grpc.ssl_channel_credentials(ca.read_bytes() if ca.is_file() else None)
+
+
 def main() -> None:
     collection = "selftest-" + secrets.token_hex(4)
-    with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"]) as client:
+    target, key = os.environ["GENMESH_TARGET"], os.environ["GENMESH_API_KEY"]
+    with Client(target, api_key=key, credentials=credentials()) as client:
         try:
             document = {"id": "tower", "title": "North tower", "text": FACT}
             for event in client.rag.Ingest(iter([{"collection": collection, "document": document}]), timeout=60):

@@ -1,4 +1,4 @@
-"""python -m deploy.cluster up|down|run: the Kubernetes of `make cluster-up`, with Genmesh installed."""
+"""python -m deploy.cluster up|down|run|bring: the Kubernetes of `make cluster-up`, with Genmesh installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from deploy.cluster import images
 from deploy.cluster.cluster import NAMESPACE, ROOT, Cluster, NotReady
+from deploy.cluster.nodes import WORKERS
 
 
 def up(cluster: Cluster) -> None:
@@ -47,6 +49,9 @@ def main() -> None:
     actions.add_parser("run", help="run a command as a client of the cluster").add_argument(
         "command", nargs=argparse.REMAINDER
     )
+    image = actions.add_parser("bring", help="give the nodes an image that scripts/images.sh built")
+    image.add_argument("name", choices=["services", "triton-cpu", "milvus-lite"])
+    image.add_argument("tag")
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("Namespaces and control groups need root: run this as root.")
@@ -56,8 +61,15 @@ def main() -> None:
             up(cluster)
         elif args.action == "down":
             cluster.stop()
+            # What a test with simulated nodes left that was killed (tests/cluster/test_7_simulated.py).
+            Cluster(args.state.parent / "simulated", args.tools).stop()
         elif not cluster.running:
             sys.exit("No cluster runs; `make cluster-up` starts one.")
+        elif args.action == "bring":
+            name = f"genmesh/{args.name}:{args.tag}"
+            found = images.archives(args.state.parent / "images", {f"localhost/{name}": f"docker.io/{name}"})
+            for worker in WORKERS:
+                cluster.bring(worker, found)
         else:
             command = [*cluster.outside(), *args.command]
             os.execvpe(command[0], command, cluster.environment())

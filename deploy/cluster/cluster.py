@@ -162,8 +162,10 @@ class Cluster:
         run([*self.at(node), control, "-c", configuration, *action.split(), program])
 
     def outside(self) -> list[str]:
-        """The prefix that runs a command as a client outside of the cluster."""
-        return within(self._first("client"))
+        """The prefix that runs a command as a client outside of the cluster: on a machine of its own, as processor time goes."""
+        client = self._first("client")
+        self.ledger.make("callers")
+        return [*self.ledger.inside("callers"), *within(client)]
 
     def environment(self) -> dict[str, str]:
         folders = [str(self.tools / name / "bin") for name in ("kubernetes", "chart")]
@@ -183,7 +185,7 @@ class Cluster:
 
     # --- Genmesh
 
-    def install(self, *values: Path, settings: Iterable[str] = (), timeout: str = "240s") -> str:
+    def install(self, *values: Path, settings: Iterable[str] = (), timeout: str = "360s") -> str:
         """Install or upgrade the chart and wait until it serves."""
         namespace = {
             "apiVersion": "v1",

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+# Processor time of the whole cluster beside any other group or process of this machine, which counts as one: it stands for
+# three machines, and Triton gives up a model whose process did not run for a second.
+WEIGHT = 8
 
 
 def hierarchies() -> list[Path]:
@@ -42,6 +46,9 @@ class Ledger:
                     setting = group / file
                     if root.name == "cpuset" and not setting.read_text().strip():
                         setting.write_text((group.parent / file).read_text())
+                for file, usual in (("cpu.shares", 1024), ("cpu.weight", 100)):
+                    if depth == 1 and (group / file).exists():
+                        (group / file).write_text(str(WEIGHT * usual))
                 controllers = group / "cgroup.subtree_control"
                 if controllers.exists() and root == CGROUPS and depth < len(path.parts):
                     wanted = (group / "cgroup.controllers").read_text().split()
@@ -52,6 +59,11 @@ class Ledger:
         """Put this process into a part's group (given to a child before it runs its program)."""
         for root in hierarchies():
             (root / self.name / part / "cgroup.procs").write_text(str(os.getpid()))
+
+    def inside(self, part: str) -> list[str]:
+        """The prefix that runs a command in a part's group."""
+        files = [str(root / self.name / part / "cgroup.procs") for root in hierarchies()]
+        return ["sh", "-c", f'echo $$ | tee {shlex.join(files)} > /dev/null && exec "$0" "$@"']
 
     def start(self, part: str, command: list[str], log: Path, environment: dict[str, str] | None = None) -> int:
         """Start a command in a part's group, in a session of its own; its process id."""

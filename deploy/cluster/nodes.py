@@ -150,6 +150,8 @@ def _kubelet(place: Place, name: str, pods_group: str) -> list[str]:
             "failSwapOn": False,
             "podLogsDir": str(folder / "pods-log"),
             "volumePluginDir": str(folder / "volume-plugins"),
+            # Pods see a changed secret within this and half of it; a minute is the default.
+            "syncFrequency": "15s",
             # The machine's disk is not the cluster's to judge.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.local.ports import SERVICES, Ports
 from deploy.local.processes import HOST, ROOT, Layout, programs, remembered, write_files
 
-NEEDED = {"redis-server": "redis-server", "prometheus": "prometheus"}  # program -> Debian package
+NEEDED = ("redis-server", "prometheus", "prometheus-redis-exporter")  # each of the Debian package of its name
 LEAST_MEMORY_MIB = 3000
 START_TIMEOUT_SECONDS = 300
 
@@ -92,9 +93,9 @@ class Cluster:
 
     def check(self) -> None:
         """Raise unless the machine can carry the cluster."""
-        for program, package in NEEDED.items():
+        for program in NEEDED:
             if shutil.which(program) is None:
-                raise ClusterError(f"The program {program} is missing; install the Debian package {package}.")
+                raise ClusterError(f"The program {program} is missing; install the Debian package {program}.")
         if not (self.layout.models / "generator" / "model.json").exists():
             raise ClusterError(f"There are no models in {self.layout.models}; run `make models`.")
         if (memory := available_memory_mib()) < LEAST_MEMORY_MIB:
@@ -145,7 +146,7 @@ class Cluster:
         """What the running processes were started from. Models are no part: a new version takes over by itself."""
         total = hashlib.sha256()
         files = [*(ROOT / "services").rglob("*.py"), *(ROOT / "clients" / "python" / "src").rglob("*.py"),
-                 ROOT / "model_repository" / "serve.py"]  # fmt: skip
+                 ROOT / "model_repository" / "serve.py", ROOT / "deploy" / "images" / "vector_store.py"]  # fmt: skip
         for path in sorted(files):
             total.update(path.read_bytes())
         return total.hexdigest()
@@ -224,6 +225,14 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop all processes and the process manager, in that order, and wait for them."""
+        self._stop()
+        for pid in left_behind(self.layout.models):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            while alive(pid):
+                time.sleep(0.01)
+
+    def _stop(self) -> None:
         pid_file = self.layout.run / "supervisord.pid"
         try:
             pid = int(pid_file.read_text())
@@ -272,9 +281,23 @@ def alive(pid: int) -> bool:
         return False
 
 
+def left_behind(models: Path) -> list[int]:
+    """Processes of models whose Triton ended while it loaded them: they never learn of it, and wait for ever."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            program, *arguments = file.read_text(errors="replace").split("\0")
+            if program.endswith("/triton_python_backend_stub") and arguments[0].startswith(f"{models}/"):
+                parent = (file.parent / "stat").read_text().rpartition(")")[2].split()[1]
+                if Path(f"/proc/{parent}/comm").read_text().strip() != "tritonserver":
+                    found.append(int(file.parent.name))
+    return found
+
+
 def saved_ports(layout: Layout) -> Ports | None:
     """The ports of the cluster that was started last."""
     try:
-        return Ports(json.loads((layout.run / "ports.json").read_text()))
+        saved: dict[str, int] = json.loads((layout.run / "ports.json").read_text())
+        return Ports(Ports.fixed().by_name | saved)  # an older version knew fewer
     except (OSError, ValueError):
         return None

@@ -20,9 +20,18 @@ DEFAULTS = {
     "triton_metrics": 8002,
     "redis": 6380,
     "milvus": 19530,
+    "milvus_metrics": 9091,
+    "redis_exporter": 9121,
     "prometheus": 9090,
     "status": 8090,
 }
+
+
+def free_port() -> int:
+    """One that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,13 @@ def service_environment(name: str, layout: Layout, ports: Ports, secret: str) ->
 def programs(layout: Layout, ports: Ports) -> list[Program]:
     """Everything that runs, dependencies first."""
     data = layout.state / "data"
-    bin_folder = Path(sys.executable).parent
     secret = remembered(layout.run / "identity-secret", secrets.token_hex(32))
     found = [
         Program("redis", ["redis-server", "--bind", HOST, "--port", str(ports["redis"]), "--save", "", "--appendonly", "no",
                           "--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru", "--dir", str(data)], priority=1),
-        Program("milvus", [str(bin_folder / "milvus-lite"), "server", "--data-dir", str(data / "milvus"), "--host", HOST,
-                           "--port", str(ports["milvus"])], priority=2),
+        Program("milvus", [sys.executable, str(ROOT / "deploy" / "images" / "vector_store.py"), "--data-dir",
+                           str(data / "milvus"), "--host", HOST, "--port", str(ports["milvus"]),
+                           "--metrics-port", str(ports["milvus_metrics"])], priority=2),
         Program("triton", [str(layout.triton_python), str(ROOT / "model_repository" / "serve.py"), "--models", str(layout.models),
                            "--cache", str(layout.state / "triton"), "--host", HOST, "--grpc-port", str(ports["triton"]),
                            "--http-port", str(ports["triton_http"]), "--metrics-port", str(ports["triton_metrics"])],
@@ -101,6 +101,10 @@ def programs(layout: Layout, ports: Ports) -> list[Program]:
             "TOKENIZERS_PARALLELISM": "false",
         }
         found.append(Program(name, [sys.executable, "-m", f"services.{name}"], environment))
+    found.append(
+        Program("redis_exporter", ["prometheus-redis-exporter", f"--redis.addr=redis://{HOST}:{ports['redis']}",
+                                   f"--web.listen-address={HOST}:{ports['redis_exporter']}"], priority=200)
+    )  # fmt: skip
     found.append(
         Program("prometheus", ["prometheus", f"--config.file={layout.run / 'prometheus.yaml'}",
                                f"--storage.tsdb.path={data / 'prometheus'}", "--storage.tsdb.retention.time=7d",
@@ -118,7 +122,13 @@ def prometheus_config(ports: Ports) -> str:
         {
             "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "15s"},
             "rule_files": [str(RULES)],
-            "scrape_configs": [*jobs, job("triton", ports["triton_metrics"])],
+            "scrape_configs": [
+                *jobs,
+                job("triton", ports["triton_metrics"]),
+                job("redis", ports["redis_exporter"]),
+                job("milvus", ports["milvus_metrics"]),
+                job("prometheus", ports["prometheus"]),
+            ],
         },
         sort_keys=False,
     )

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 
-from deploy.observability.rules import TEXT_METHODS
+from deploy.observability.rules import KV_CACHE, RUNNING, TEXT_METHODS, WAITING
 from services.runtime.metrics import SERVICES
 
 RATE = "$__rate_interval"
@@ -73,6 +73,11 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
             Graph("Saturation", "percentunit", (Curve("max by (service) (genmesh:saturation:ratio)", "{{service}}"),),
                   "Calls that run, of those that may run at once."),
             Graph("Calls turned away", "reqps", each("sum(rate(genmesh_{}_requests_refused_total[$__rate_interval]))")),
+            Graph("Calls sent again", "reqps",
+                  (*each("sum(rate(genmesh_{}_retried_requests_total[$__rate_interval]))"),
+                   Curve('sum(rate({__name__=~"genmesh_.+_model_retries_total"}[$__rate_interval]))', "to Triton"),
+                   Curve("sum(rate(genmesh_vector_search_store_retries_total[$__rate_interval]))", "to Milvus")),
+                  "By callers' retry policies; a storm of them shows here first."),
             Graph("Error budget: share of calls that fail by our fault", "percentunit",
                   (Curve("genmesh:gateway_faults:ratio_rate5m", "5 min"), Curve("genmesh:gateway_faults:ratio_rate1h", "1 h"))),
             Graph("TTFT budget: share of slow streams", "percentunit",
@@ -98,9 +103,9 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
             Graph("Inter-token latency at the gateway", "s",
                   quantiles("genmesh_gateway_inter_token_latency_seconds", TEXT)),
             Graph("Requests in the engine", "short",
-                  (Curve("sum(genmesh_generator_running_requests)", "running"),
-                   Curve("sum(genmesh_generator_waiting_requests)", "waiting"))),
-            Graph("KV cache in use", "percentunit", (Curve("max(genmesh_generator_kv_cache_usage_ratio)", "fullest engine"),)),
+                  (Curve(f"sum({RUNNING})", "running"),
+                   Curve(f"sum({WAITING})", "waiting"))),
+            Graph("KV cache in use", "percentunit", (Curve(f"max({KV_CACHE})", "fullest engine"),)),
             Graph("Prefix cache: tokens found", "percentunit", (Curve("genmesh:prefix_cache_hit:ratio_rate5m", "hit ratio"),)),
             Graph("Cancelled generations", "reqps",
                   (Curve(rate("genmesh_generation_cancelled_total"), "cancelled"),)),
@@ -136,6 +141,10 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
                          + rate("genmesh_embedding_batch_size_inputs_count"), "mean"),)),
             Graph("Milvus, p95", "s",
                   (Curve(quantile(0.95, "genmesh_vector_search_store_duration_seconds", "operation"), "{{operation}}"),)),
+            Graph("Built-in vector store, p95", "s",
+                  (Curve(quantile(0.95, "genmesh_milvus_lite_call_duration_seconds", "method"), "{{method}}"),), "Milvus Lite's own time."),
+            Graph("Built-in vector store: changes that wait", "short",
+                  (Curve("genmesh_milvus_lite_waiting_changes", "changes"),), "Many: one collection is written by many clients."),
             Graph("Vectors", "short",
                   (Curve(rate("genmesh_vector_search_queries_total"), "searched a second"),
                    Curve(rate("genmesh_vector_search_entities_upserted_total"), "stored a second"))),
@@ -151,6 +160,11 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
                   each("histogram_quantile(0.95, sum by (le) (rate(genmesh_{}_cache_lookup_duration_seconds_bucket[$__rate_interval])))",
                        CACHED)),
             Graph("Cache failures", "short", each("sum(rate(genmesh_{}_cache_failures_total[$__rate_interval]))", CACHED)),
+            Graph("Redis: memory", "bytes",
+                  (Curve("redis_memory_used_bytes", "used"), Curve("redis_memory_max_bytes", "most")), "Of a built-in Redis."),
+            Graph("Redis: entries evicted", "short", (Curve(rate("redis_evicted_keys_total"), "a second"),),
+                  "Of a built-in Redis: each may cost its next call a computation. Many: raise redis.maxMemory."),
+            Graph("Redis: connections", "short", (Curve("redis_connected_clients", "clients"),), "Of a built-in Redis."),
             Graph("Entries that another call was computing", "short",
                   each("sum(rate(genmesh_{}_cache_joined_computations_total[$__rate_interval]))", CACHED)),
             Graph("Calls by tenant", "reqps", (Curve(rate("genmesh_gateway_tenant_requests_total", "tenant"), "{{tenant}}"),)),

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from prometheus_client import Counter, Gauge
 
+from deploy.images import vector_store
 from deploy.observability import dashboards, rules
 from services.runtime.metrics import FAMILIES, Declared, Open
 
@@ -20,6 +21,13 @@ TRITON = {
     "nv_inference_queue_duration_us": ("counter", "Time that requests waited in Triton's queue, microseconds.", "model, version"),
     "nv_inference_exec_count": ("counter", "Batches that a model ran.", "model, version"),
 }  # fmt: skip
+
+REDIS = {
+    "redis_memory_used_bytes": ("gauge", "What its entries and clients take."),
+    "redis_memory_max_bytes": ("gauge", "What it may take."),
+    "redis_evicted_keys_total": ("counter", "Entries that went because there was no room."),
+    "redis_connected_clients": ("gauge", "Connections."),
+}
 
 
 def _labels(declared: Declared) -> str:
@@ -46,6 +54,12 @@ def models_metrics() -> dict[str, dict[str, tuple[str, str]]]:
         sys.path.remove(folder)
     found: dict[str, dict[str, tuple[str, str]]] = measured.DECLARED
     return found
+
+
+def vector_store_metrics() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """What the built-in vector store exports: name -> kind, text, labels."""
+    made = (vector_store.duration, vector_store.waiting, vector_store.collections)
+    return {one.name: (one.type, one.documentation, metric._labelnames) for metric in made for one in metric.describe()}
 
 
 def metrics_table() -> str:
@@ -80,6 +94,12 @@ def metrics_table() -> str:
         for family, declared_ in models_metrics().items()
         for name, (kind, text) in declared_.items()
     ]
+    lines += ["", "## The built-in vector store", "", "At its own metrics port.", "",
+              "| metric | kind | labels | what |", "| --- | --- | --- | --- |"]  # fmt: skip
+    lines += [
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+        for name, (kind, text, labels) in vector_store_metrics().items()
+    ]
     lines += [
         "",
         "## Triton's own that the dashboards use",
@@ -88,6 +108,9 @@ def metrics_table() -> str:
         "| --- | --- | --- | --- |",
     ]
     lines += [f"| `{name}` | {kind} | {labels} | {text} |" for name, (kind, text, labels) in TRITON.items()]
+    lines += ["", "## The Redis exporter's that the dashboards use", "", "Of a built-in Redis, at its exporter's port.", "",
+              "| metric | kind | what |", "| --- | --- | --- |"]  # fmt: skip
+    lines += [f"| `{name}` | {kind} | {text} |" for name, (kind, text) in REDIS.items()]
     lines += [
         "",
         "## Buckets",

@@ -20,6 +20,15 @@ TEXT_METHODS = "|".join(TEXT_STREAMS)
 BURNS = ((14.4, "1h", "5m", "page"), (6, "6h", "30m", "page"), (3, "1d", "2h", "ticket"), (1, "3d", "6h", "ticket"))
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 RUNBOOK = "docs/alerts.md"
+# Of the engine that generates: OpenVINO's on CPUs, vLLM's on GPUs.
+RUNNING, WAITING, KV_CACHE = (
+    f'{{__name__=~"genmesh_generator_{ours}|vllm:{theirs}"}}'
+    for ours, theirs in (
+        ("running_requests", "num_requests_running"),
+        ("waiting_requests", "num_requests_waiting"),
+        ("kv_cache_usage_ratio", "(gpu|kv)_cache_usage_perc"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -129,29 +138,37 @@ def alerts() -> list[Alert]:
                 )
             )  # fmt: skip
     found += [
-        Alert("GenmeshPartDown", (('up{job=~"genmesh-.*|triton"}', "== 0"),), "2m", "page",
-              "{{ $labels.job }} at {{ $labels.instance }} does not answer Prometheus.",
+        Alert("GenmeshPartDown",
+              (('min by (job, instance) ({__name__=~"up|redis_up",job=~"genmesh-.*|redis|milvus"})', "== 0"),), "2m", "page",
+              "{{ $labels.job }} at {{ $labels.instance }} does not answer Prometheus, or Redis not its exporter.",
               "See its log; on Kubernetes `kubectl describe pod` tells whether it was killed, moved or cannot start."),
-        Alert("GenmeshUpstreamNotServing", (("min by (upstream) (genmesh_gateway_upstream_up)", "== 0"),), "1m", "page",
+        Alert("GenmeshTritonDown", (('up{job="triton"}', "== 0"),), "15m", "page",
+              "Triton at {{ $labels.instance }} has not answered Prometheus for longer than models may take to load.",
+              "See its log for the model that does not load. Others of its replicas serve on; `GenmeshUpstreamNotServing` tells "
+              "where none does."),
+        # The best of a minute, not the moment: one scrape that fails would begin the wait anew.
+        Alert("GenmeshUpstreamNotServing", (("min by (upstream) (max_over_time(genmesh_gateway_upstream_up[1m]))", "== 0"),),
+              "30s", "page",
               "{{ $labels.upstream }} does not serve behind the gateway.",
               "The status page names the dependency that fails: Triton's model, Milvus, or the service itself."),
-        Alert("GenmeshOverloaded", (('sum(rate(genmesh_gateway_requests_refused_total{reason="OVERLOADED"}[5m]))', "> 0"),),
+        Alert("GenmeshOverloaded", (('sum(rate(genmesh_gateway_requests_refused_total{reason="OVERLOADED"}[1m]))', "> 0"),),
               "5m", "page", "The gateway has turned calls away for five minutes: it is at its limit of concurrent calls.",
               "Add gateway replicas, or raise the limit if the parts behind it are idle (saturation, overview dashboard)."),
         Alert("GenmeshSaturated", (("max by (service) (genmesh:saturation:ratio)", "> 0.9"),), "5m", "ticket",
               "{{ $labels.service }} runs more than 90 % of the calls it may run at once.",
               "Add replicas before calls are refused."),
-        Alert("GenmeshGenerationQueueing", (("sum(avg_over_time(genmesh_generator_waiting_requests[5m]))", "> 8"),), "5m",
+        Alert("GenmeshGenerationQueueing", ((f"sum(avg_over_time({WAITING}[5m]))", "> 8"),), "5m",
               "page", "More than 8 prompts wait for a slot of the generator on average.",
               "Add Triton replicas, or lower max_tokens; TTFT grows with this queue."),
-        Alert("GenmeshKvCacheFull", (("max(genmesh_generator_kv_cache_usage_ratio)", "> 0.95"),), "10m", "ticket",
+        Alert("GenmeshKvCacheFull", ((f"max({KV_CACHE})", "> 0.95"),), "10m", "ticket",
               "The generator's KV cache has been over 95 % full for ten minutes; requests are preempted.",
-              "Raise kv_cache_gigabytes in models.yaml, or add replicas."),
+              "Raise kv_cache_gigabytes (gpu_memory_utilization on GPUs) in models.yaml, or add replicas."),
         Alert("GenmeshModelFailing",
               (('sum by (model) (rate({__name__=~"genmesh_.+_model_requests_total",outcome="error"}[5m]))', "> 0.02"),),
               "5m", "page", "Triton's {{ $labels.model }} fails requests.",
-              "See Triton's log; if it began with a new version, `genmesh-models rollback {{ $labels.model }}`."),
-        Alert("GenmeshCacheFailing", (('sum by (cache) (rate({__name__=~"genmesh_.+_cache_failures_total"}[5m]))', "> 0"),),
+              "See Triton's log; if it began with a new version, `helm rollback` on Kubernetes, where models come with "
+              "Triton's image, else `genmesh-models rollback {{ $labels.model }} --triton HOST:PORT`."),
+        Alert("GenmeshCacheFailing", (('sum by (cache) (rate({__name__=~"genmesh_.+_cache_failures_total"}[1m]))', "> 0"),),
               "5m", "ticket", "The {{ $labels.cache }} cache does not answer; calls cost full computations meanwhile.",
               "Look at Redis: memory, connections, whether it runs. No call fails for this."),
         Alert("GenmeshUnsupportedAnswers",

@@ -4,7 +4,8 @@
 
 Suites: generation embedding hop search rag growth cost; all of them where none is named. It starts a cluster of
 its own on free ports and each peer as a process of its own, and writes its part of the document (between
-markers; the rest of the file stays) and its plots beside it. Everything that it started ends with it.
+markers; the rest of the file stays), its plots beside it and what was measured in figures/peers.json. Everything
+that it started ends with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from loadtest.peers import machine, report, setup
 from loadtest.peers.cluster import Bench, started
 
 SUITES = ("generation", "embedding", "hop", "search", "rag", "growth", "cost")
-RESULTS = setup.OWN / "results.json"
 
 
 def parsed() -> argparse.Namespace:
@@ -66,8 +66,17 @@ def main() -> None:
     setup.environments()
     checkpoint = setup.generator(args.generator)
     models = setup.models(checkpoint)
-    kept = RESULTS.with_name("quick.json") if args.quick else RESULTS
+    # In the repository, so that a run of one suite leaves what others measured as it is.
+    kept = args.out.parent / "figures" / "peers.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
+    if (
+        not results
+        and len(args.suites) < len(SUITES)
+        and report.BEGIN in (args.out.read_text() if args.out.exists() else "")
+    ):
+        sys.exit(
+            f"{args.out} has results of which {kept} is not there: a run of some suites would lose the others. Run all."
+        )
     about = {
         "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds, "threads": args.threads, "quick": args.quick,
         "command": shlex.join(["python", "-m", "loadtest.peers", *sys.argv[1:]]),
@@ -85,12 +94,10 @@ def main() -> None:
                 found["about"] = about | {"seconds": round(time.monotonic() - begun), "load_before": load}
                 results[kept_as(name, args.generator)] = found
                 kept.write_text(json.dumps(results, indent=1))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([setup.PEERS_PYTHON, setup.HERE / "plots.py", kept, args.out.parent], check=True)
     report.write(results, args.out)
     if "cost" in args.suites:  # what loadtest/scale.py multiplies
-        figures = args.out.parent / "figures" / "cost.json"
-        figures.parent.mkdir(exist_ok=True)
+        figures = kept.with_name("cost.json")
         figures.write_text(json.dumps(results["cost"], indent=1) + "\n")
     print(f"written to {args.out}")
 

@@ -17,10 +17,11 @@ from typing import Any
 
 from genmesh.v1 import embedding_pb2, tokenization_pb2
 
+from deploy.local.ports import free_port
 from deploy.local.processes import service_environment
 from loadtest.peers import setup
 from loadtest.peers.cluster import TENANT, Bench
-from loadtest.peers.processes import HOST, Processes, Server, Worker, family, free_port, processor_seconds
+from loadtest.peers.processes import HOST, Processes, Server, Worker, family, processor_seconds
 from loadtest.peers.rounds import Contender, Metrics, alternate
 from services.runtime import identity
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from loadtest.peers.processes import HOST, Server, free_port
+from deploy.local.ports import free_port
+from loadtest.peers.processes import HOST, Server
 
 SLOTS = 64
 

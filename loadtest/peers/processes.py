@@ -19,12 +19,6 @@ STOP_SECONDS = 10
 P = TypeVar("P", bound="Process")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)

@@ -191,20 +191,34 @@ checks each sentence against its passage before it sends it, so its first text i
 """
 
 
+# Why a curve of growth.py grows as it does.
+WHY = {
+    "time to first token": "each token of the prompt is computed once",
+    "one request": "each token is a step",
+    "all requests at once": "a step for many sequences costs little more than one for a few, until the cores are full",
+    "counting tokens, any tenant": "keys and cached entries are found by hash",
+    "search, any tenant": "a tenant's collection is found by the hash in its name",
+    "search in a collection": "Milvus Lite keeps an HNSW index for each segment of at most 100,000 rows and searches them all",
+    "inserting one vector (pymilvus)": "rows go to a log and a table in memory; indexes are built later",
+}
+
+
 def growth(result: Result) -> str:
     rows = []
     for curve in result["curves"]:
         points = zip(curve["sizes"], curve["values"], strict=True)
         medians = "; ".join(f"{size:,}: {figure(statistics.median(values))}" for size, values in points)
         slopes = [f"{curve[name]:.2f}" for name in ("exponent", "upper_exponent")]
-        rows.append([curve["name"], curve["of"], medians, curve["unit"], *slopes, curve["growth"]])
+        rows.append(
+            [curve["name"], curve["of"], medians, curve["unit"], *slopes, curve["growth"], WHY.get(curve["name"], "")]
+        )
     ended = f"\nThe collection's curve ends: {result['collection_ended']}.\n" if result.get("collection_ended") else ""
     return f"""### Cost as work grows
 
-Through the gateway. The exponent is the slope of log(cost) over log(size), over all sizes and over the upper half, by which
-the growth is named.
+Through the gateway where nothing else is said. The exponent is the slope of log(cost) over log(size), over all sizes and
+over the upper half, by which the growth is named.
 
-{table(["cost", "of", "size: median", "unit", "exponent", "upper half", "growth"], rows)}
+{table(["cost", "of", "size: median", "unit", "exponent", "upper half", "growth", "because"], rows)}
 {ended}
 ![Growth curves](peers-growth.png)
 """

@@ -7,7 +7,6 @@ it finished, as long as source, code and catalogue are the same. What a builder 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -15,32 +14,41 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from genmesh_models import sources, verification, versions
 from genmesh_models.catalogue import REPOSITORY, Entry
-from genmesh_models.errors import BuildError
+from genmesh_models.errors import BuildError, ends_with_parent, sentence
 
 STEPS = ("check", "quantize", "measure", "verify", "place")
 BUILDERS = {
     "embed": "encoders", "rerank": "encoders", "generate": "generators", "diffuse": "diffusers", "upscale": "upscalers",
 }  # fmt: skip
 SHARED = {
-    "embed": ("encoder.py", "tensors.py"),
-    "rerank": ("encoder.py", "ranker.py", "tensors.py"),
-    "generate": ("adapters.py", "engine.py", "inbox.py", "measured.py", "seq2seq.py", "tensors.py"),
-    "diffuse": ("drawing.py", "inbox.py", "measured.py", "tensors.py"),
-    "upscale": ("tensors.py",),
+    "embed": ("encoder.py", "plugin.py", "tensors.py"),
+    "rerank": ("encoder.py", "plugin.py", "ranker.py", "tensors.py"),
+    "generate": ("adapters.py", "engine.py", "inbox.py", "measured.py", "plugin.py", "seq2seq.py", "tensors.py"),
+    "diffuse": ("drawing.py", "inbox.py", "measured.py", "plugin.py", "tensors.py"),
+    "upscale": ("plugin.py", "tensors.py"),
 }
 GPU_SHARED = {
-    "embed": ("shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
-    "rerank": ("shared/ranker.py", "shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
+    "embed": ("shared/projection.py", "shared/tensors.py", "gpu/shared/torch_device.py", "gpu/shared/torch_encoder.py"),
+    "rerank": (
+        "shared/projection.py",
+        "shared/ranker.py",
+        "shared/tensors.py",
+        "gpu/shared/torch_device.py",
+        "gpu/shared/torch_encoder.py",
+    ),
     "generate": (),  # Triton's vLLM backend brings its code
     "diffuse": (
         "shared/drawing.py",
@@ -51,7 +59,8 @@ GPU_SHARED = {
     ),
     "upscale": ("shared/tensors.py", "gpu/shared/torch_device.py", "starter/upscaler/network.py"),
 }
-Report = Callable[[str], None]
+WAIT_SECONDS = 4 * 3600.0  # for another build of the same model
+Report = Callable[[str], None]  # hears each of STEPS, or one with a word on it: "check: 34 MB downloaded"
 
 
 def shared_of(entry: Entry) -> list[Path]:
@@ -63,7 +72,12 @@ def shared_of(entry: Entry) -> list[Path]:
 def code_of(entry: Entry) -> list[Path]:
     """The files that a built model depends on, beside its weights."""
     own = REPOSITORY / "genmesh_models"
-    builders = [own / f"{BUILDERS[entry.task]}.py", *([own / "gpu.py"] if entry.profile == "gpu" else [])]
+    builders = [
+        own / f"{BUILDERS[entry.task]}.py",
+        *([own / "gpu.py", own / "awq.py"] if entry.profile == "gpu" else []),
+    ]
+    if BUILDERS[entry.task] == "encoders":
+        builders += [own / "colbert.py", REPOSITORY / "shared" / "projection.py"]
     common = [own / name for name in ("build.py", "export.py", "verification.py", "texts.py", "measure.py")]
     common += [REPOSITORY / "retrieval.jsonl", REPOSITORY / "ranking.py"]
     return [*builders, *common, *sources.files_below(entry.template), *shared_of(entry)]
@@ -83,62 +97,86 @@ def build_key(entry: Entry, weights: dict[str, str]) -> str:
 
 
 @contextmanager
-def alone(path: Path, name: str) -> Iterator[None]:
-    """Only one build of a model at a time."""
+def alone(model: Path, report: Report = lambda step: None) -> Iterator[None]:
+    """Only one command at a time changes a model's versions; others wait for it, and may find that nothing is left to do."""
+    name, path = model.name, model.parent.parent / "building" / f"{model.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    limit = time.monotonic() + WAIT_SECONDS
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{name}: another build of it is running") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > limit:
+                    raise BuildError(f"{name}: another build of it has been running for {WAIT_SECONDS:.0f} s") from None
+                report("check: waits for another build of it")
+                time.sleep(1)
         yield
 
 
+def builder_of(entry: Entry) -> ModuleType:
+    """What builds an entry's task for its profile: ``check(source, entry)`` and ``build(source, out, entry)``."""
+    return import_module("genmesh_models." + ("gpu" if entry.profile == "gpu" else BUILDERS[entry.task]))
+
+
 def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
-    """Make a new version of one model, not yet active; its card, or None where the active one is up to date."""
+    """Make a new version of one model, not yet active; its card, or None where the active one is up to date, or someone
+    went back from just this build."""
     report("check")
-    source = sources.folder_of(entry)
+    source = sources.folder_of(entry, lambda text: report(f"check: {text}"))
     sources.check(entry, source)
     weights = sources.checksums(source)
     key = build_key(entry, weights)
     model = into / entry.name
     card = versions.active(model)
-    if card is not None and card.get("build_key") == key and (model / card["version"] / "card.json").is_file():
+    if card is not None and card.get("profile", entry.profile) != entry.profile:
+        raise BuildError(f"{entry.name}: {into} is for the profile {card['profile']}; --into another folder")
+    if card is not None and card.get("build_key") == key and versions.intact(model, card):
         bounds = [verification.held(f, entry.verify) for f in card["verification"]]
         check_figures(entry, bounds)
         return None
+    if card is not None and key in versions.rolled_back(model).values():
+        return None
+    if (placed := versions.waiting(model, key)) is not None and versions.intact(model, placed):
+        at_its_place(entry, model, int(placed["version"]))
+        return placed
+    sources.check_whole(entry.name, source)
+    builder_of(entry).check(source, entry)
     building = into.parent / "building"
-    with alone(building / f"{entry.name}.lock", entry.name):
-        staging = building / entry.name
-        if (staging / "key").is_file() and (staging / "key").read_text() == key:
-            print("goes on with a build that was broken off", flush=True)
-        else:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            (staging / "key").write_text(key)
-        sources.check_room(entry, source, building)
-        facts = quantized(entry, source, staging, report)
-        facts["verification"] = [verification.held(f, entry.verify) for f in facts["verification"]]
-        report("verify")
-        check_figures(entry, facts["verification"])
-        report("place")
-        done = {
-            "name": entry.name,
-            "task": entry.task,
-            "profile": entry.profile,
-            "precision": entry.precision,
-            "source": entry.source,
-            "source_sha256": weights,
-            "build_key": key,
-        }
-        number = versions.place(
-            staging / "version", entry.template, model, entry.name, dict(entry.limits) | facts | done
-        )
-        if entry.profile == "gpu" and entry.task == "generate":
-            import_module("genmesh_models.gpu").settle(model, number)
-        shutil.rmtree(staging)
-        found: dict[str, Any] = json.loads((model / str(number) / "card.json").read_text())
-        return found
+    staging = building / entry.name
+    if (staging / "key").is_file() and (staging / "key").read_text() == key:
+        print("goes on with a build that was broken off", flush=True)
+    else:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        (staging / "key").write_text(key)
+    sources.check_room(entry, source, building)
+    facts = quantized(entry, source, staging, report)
+    facts["verification"] = [verification.held(f, entry.verify) for f in facts["verification"]]
+    report("verify")
+    check_figures(entry, facts["verification"])
+    report("place")
+    done = {
+        "name": entry.name,
+        "task": entry.task,
+        "profile": entry.profile,
+        "precision": entry.precision,
+        "source": entry.source,
+        "source_sha256": weights,
+        "build_key": key,
+    }
+    number = versions.place(staging / "version", entry.template, model, entry.name, dict(entry.limits) | facts | done)
+    at_its_place(entry, model, number)
+    shutil.rmtree(staging)
+    found: dict[str, Any] = json.loads((model / str(number) / "card.json").read_text())
+    return found
+
+
+def at_its_place(entry: Entry, model: Path, number: int) -> None:
+    """Tell a placed version where it is; once more does no harm."""
+    if entry.profile == "gpu" and entry.task == "generate":
+        import_module("genmesh_models.gpu").settle(model, number)
 
 
 def check_figures(entry: Entry, figures: list[verification.Figure]) -> None:
@@ -155,9 +193,8 @@ def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict
     if not facts:
         out.mkdir(parents=True, exist_ok=True)
         whole = sources.merged(entry, source, staging / "merged")
-        builder = import_module("genmesh_models." + ("gpu" if entry.profile == "gpu" else BUILDERS[entry.task]))
-        facts = builder.build(whole, out, entry)
-        for mark in version.glob("*.exported"):
+        facts = builder_of(entry).build(whole, out, entry)
+        for mark in (*version.glob("*.exported"), *version.glob("*.calibrated")):
             mark.unlink()
         files = sources.checksums(out)
         facts["files"] = files
@@ -166,6 +203,7 @@ def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict
         for path in [*sources.files_below(entry.template / "1"), *shared_of(entry)]:
             if not (version / path.name).exists():  # a builder may have written vLLM's model.json already
                 shutil.copy(path, version)
+        facts["code"] = {path.name: sources.sha256(path) for path in version.glob("*.py")}
         versions.write_whole(kept, json.dumps(facts))
     report("measure")
     if entry.profile == "cpu" and "memory_bytes" not in facts:
@@ -177,7 +215,8 @@ def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict
 
 def measured(version: Path, task: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "genmesh_models.measure", str(version), task], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "genmesh_models.measure", str(version), task], capture_output=True, text=True, check=False,
+        preexec_fn=ends_with_parent,
     )  # fmt: skip
     if done.returncode:
         raise BuildError(f"the built model does not run: {done.stderr.strip()[-800:]}")
@@ -201,7 +240,7 @@ def parameters_of(folder: Path) -> int:
 
 
 def run_apart(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
-    """``build`` in a process of its own: its prints go to a log, its crash is only its own."""
+    """``build`` in a process of its own: its prints go to a log, its crash is only its own. The caller is ``alone``."""
     log = into.parent / "building" / f"{entry.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     read, write = os.pipe()
@@ -235,6 +274,7 @@ def run_apart(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None
 
 def main() -> None:
     """The other side of ``run_apart``."""
+    ends_with_parent()
     warnings.filterwarnings("ignore")  # of tracing; they say nothing about the result
     entry, into = Entry(**json.loads(sys.argv[1])), Path(sys.argv[2])
     with os.fdopen(int(sys.argv[3]), "w", buffering=1) as events:
@@ -246,9 +286,12 @@ def main() -> None:
             say({"card": build(entry, into, lambda step: say({"step": step}))})
         except BuildError as failure:
             say({"error": str(failure) if str(failure).startswith(f"{entry.name}:") else f"{entry.name}: {failure}"})
-        except OSError as failure:
-            text = f"the disk of {into.parent} is full" if failure.errno == errno.ENOSPC else str(failure)
-            say({"error": f"{entry.name}: {text}"})
+        except Exception as failure:  # libraries raise what they like about a checkpoint; the log has the whole of it
+            with suppress(OSError):
+                traceback.print_exc()
+            log = into.parent / "building" / f"{entry.name}.log"
+            text = sentence(failure, (into, into.parent))
+            say({"error": f"{entry.name}: {entry.source} cannot be built: {text} (more in {log})"})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,20 @@ import numpy as np
 
 from genmesh_models import verification
 from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.colbert import markers_of
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import read_json, with_adapter
+from genmesh_models.sources import WORD_VECTORS, read_json, tokenizer_of, with_adapter
 from genmesh_models.texts import calibration_texts, retrieval_set
 
-sys.path.insert(0, str(REPOSITORY / "shared"))
 from encoder import Encoder, StaticEncoder, open_encoder, pack
+from projection import dense_of, projection_of
 from ranker import Ranker
 
 ENCODERS = {"bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
 # Their position 0 stands behind the padding token's id, so that they read that many tokens less.
 OFFSET_POSITIONS = {"mpnet", "roberta", "xlm-roberta"}
-CONTEXT = 512  # where the catalogue sets none
+CONTEXT = 512  # where neither catalogue nor checkpoint sets one
+UNLIMITED = 10**6  # what a tokenizer without a bound says is longer
 CROSS_CANDIDATES = 10  # passages a query that a cross-encoder ranks in verification
 CORRECTED = 8  # passages a query whose score a cross-encoder corrects, where the catalogue sets none
 
@@ -36,8 +37,14 @@ def pooling_of(source: Path) -> str:
     if not file.is_file():
         return "mean"
     config = read_json(file)
-    chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+    # From version 5.7 on a name, or several; a switch for each before.
+    named = config.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_")
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    chosen = [named] if isinstance(named, str) else list(named)
+    known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
     if len(chosen) != 1 or chosen[0] not in known:
         raise BuildError(
             f"{file} asks for {', '.join(chosen) or 'no pooling'}; one of mean, cls and last token is supported"
@@ -142,9 +149,7 @@ def verified(task: str, facts: dict[str, Any], ours: Sequence[Any], theirs: Sequ
 def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     """An encoder with what its task adds (pooling, unit length, a score's head) as part of the network."""
     config = read_json(source / "config.json")
-    facts = facts_of(source, config, entry) | {"engine": "openvino"}
-    if entry.precision == "bf16":
-        facts["inference_precision"] = "bf16"
+    facts = facts_of(source, config, entry) | {"engine": "openvino"} | entry.hints
     rows = "text" if entry.task == "embed" else "score" if facts["scoring"] == "cross-encoder" else "tokens"
     networks = [converted(source, out, entry, rows, facts)]
     if facts.get("scoring") == "corrected":
@@ -162,6 +167,41 @@ def padded(networks: Sequence[Any]) -> list[Any]:
     return [*networks, None][:2]
 
 
+TABLE_PRECISIONS = ("fp32", "fp16", "int8", "int8-weights")
+# Modules of sentence-transformers that a network here has; with any other its vectors would be others.
+MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
+
+
+def modules_of(source: Path) -> list[dict[str, Any]]:
+    """What sentence-transformers runs one after the other (type, path); nothing where the checkpoint is not its own."""
+    path = source / "modules.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return found
+
+
+def longest_of(source: Path) -> int:
+    """The tokens of a text that sentence-transformers would read: its own word, from version 5.7 on the tokenizer's."""
+    for name, key in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        path = source / name
+        longest = read_json(path).get(key) if path.is_file() else None
+        if isinstance(longest, int) and longest < UNLIMITED:
+            return longest
+    return CONTEXT
+
+
+def check(source: Path, entry: Entry) -> None:
+    """BuildError where a checkpoint is of no kind that is served."""
+    if entry.task == "embed" and (table := table_in(source)) is not None:
+        if entry.precision not in TABLE_PRECISIONS:
+            raise BuildError(
+                f"{entry.name}: a token table may be of {', '.join(TABLE_PRECISIONS)}, not {entry.precision}"
+            )
+        if table[0] != "text" and not table[1].is_file():
+            raise BuildError(f"{entry.name}: {table[1]} is missing")
+        return
+    facts_of(source, read_json(source / "config.json"), entry)
+
+
 def facts_of(source: Path, config: dict[str, Any], entry: Entry) -> dict[str, Any]:
     """What the card says of a checkpoint of any profile; BuildError where it cannot be served."""
     kind = config.get("model_type")
@@ -169,14 +209,34 @@ def facts_of(source: Path, config: dict[str, Any], entry: Entry) -> dict[str, An
         raise BuildError(
             f"{entry.name}: {source} holds a checkpoint of type {kind!r}; encoders may be of {', '.join(sorted(ENCODERS))}"
         )
+    modules = [str(module.get("type", "")).rpartition(".")[2] for module in modules_of(source)]
+    for name in modules:
+        if name not in MODULES:
+            raise BuildError(
+                f"{entry.name}: {source} ends in a module {name} (modules.json); there is {', '.join(MODULES)}"
+            )
+    if "Pooling" in modules and modules.index("Pooling") != 1:
+        raise BuildError(f"{entry.name}: {source} does not pool right behind its encoder (modules.json)")
+    markers = markers_of(entry.name, source) if entry.task == "rerank" else None
+    if entry.task == "rerank" and markers is None and dense_of(source):
+        raise BuildError(
+            f"{entry.name}: {source} has a Dense module behind its pooling, but late interaction pools nothing"
+        )
+    if not isinstance(config.get("max_position_embeddings"), int):
+        raise BuildError(f"{entry.name}: {source / 'config.json'} does not say max_position_embeddings")
     positions = config["max_position_embeddings"] - (config["pad_token_id"] + 1 if kind in OFFSET_POSITIONS else 0)
     facts: dict[str, Any] = {
-        "context_tokens": min(entry.limits.get("context_tokens", CONTEXT), positions),
+        "context_tokens": min(entry.limits.get("context_tokens") or longest_of(source), positions),
         "dimension": config.get("hidden_size", config.get("dim")),
     }
+    if dense := dense_of(source):
+        facts["dimension"] = read_json(dense[-1] / "config.json")["out_features"]
     if entry.task == "embed":
         return facts | {"pooling": pooling_of(source)}
-    if config.get("architectures", [""])[0].endswith("ForSequenceClassification"):
+    if markers is not None:
+        longest = entry.limits.get("context_tokens") or markers["passage_tokens"]
+        return facts | {"context_tokens": min(longest, positions), "scoring": "late-interaction", "colbert": markers}
+    if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
         from transformers import AutoConfig
 
         if (labels := AutoConfig.from_pretrained(source).num_labels) != 1:
@@ -201,7 +261,7 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
     import nncf
     import openvino as ov
     import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
     # A head of one output in INT8 gives a thousand times its logit in OpenVINO's plugin for CPUs.
     head = nncf.IgnoredScope(patterns=[".*classifier.*"], validate=False)
@@ -215,6 +275,7 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
             self.encoder = (AutoModelForSequenceClassification if cross else AutoModel).from_pretrained(
                 source, dtype=torch.float32
             )
+            self.projection = torch.nn.Sequential() if cross else projection_of(source)
 
         def forward(
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
@@ -224,6 +285,8 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
             if cross:
                 return found.logits if rows == "logit" else torch.sigmoid(found.logits)
             tokens = found.last_hidden_state
+            if rows == "tokens":
+                tokens = self.projection(tokens)
             if rows == "text":
                 mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
                 if pooling == "mean":
@@ -233,9 +296,10 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
                 else:
                     last = (attention_mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
                     tokens = tokens.gather(1, last).squeeze(1)
+                tokens = self.projection(tokens)
             return torch.nn.functional.normalize(tokens, dim=-1)
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = tokenizer_of(entry.name, source)
     tokenizer.save_pretrained(out)
     network = Network().eval()
     names = ["input_ids", "attention_mask"]
@@ -272,44 +336,50 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
 
 
 def table_in(source: Path) -> tuple[str, Path] | None:
-    """(format, folder) where a folder holds a token table; None where it holds a network.
+    """(format, file) where a folder holds a token table; None where it holds a network.
 
     Formats: sentence-transformers' StaticEmbedding, model2vec, and word vectors as text (GloVe, word2vec).
     """
-    if (source / "vectors.txt").is_file():
-        return "text", source
-    if (source / "modules.json").is_file():
-        modules = json.loads((source / "modules.json").read_text())
-        if modules and str(modules[0].get("type", "")).endswith("StaticEmbedding"):
-            return "embedding.weight", source / modules[0].get("path", "")
+    texts = [path for form in WORD_VECTORS for path in sorted(source.glob(form))]
+    if len(texts) > 1:
+        raise BuildError(f"{source} holds {' and '.join(path.name for path in texts)}: which word vectors are meant?")
+    if texts:
+        return "text", texts[0]
+    for first in modules_of(source)[:1]:
+        if str(first.get("type", "")).endswith("StaticEmbedding"):
+            behind = [str(module.get("type", "")).rpartition(".")[2] for module in modules_of(source)[1:]]
+            if set(behind) - {"Normalize"}:
+                raise BuildError(f"{source} has modules behind its token table (modules.json): {', '.join(behind)}")
+            return "embedding.weight", source / first.get("path", "") / "model.safetensors"
     if (source / "config.json").is_file() and read_json(source / "config.json").get("model_type") == "model2vec":
-        return "embeddings", source
+        return "embeddings", source / "model.safetensors"
     return None
 
 
 def build_table(source: Path, table: tuple[str, Path], out: Path, entry: Entry) -> dict[str, Any]:
     """A token table and its tokenizer."""
-    form, folder = table
-    if entry.precision not in ("fp32", "fp16", "int8"):
-        raise BuildError(f"{entry.name}: a token table is kept in fp32, fp16 or int8, not {entry.precision}")
+    form, file = table
     out.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {"engine": "static", "pooling": "mean"}
     facts["context_tokens"] = entry.limits.get("context_tokens", CONTEXT)
     if form == "text":
-        vectors = read_word_vectors(folder / "vectors.txt", out)
+        vectors = read_word_vectors(file, out)
         facts["unknown_token_id"] = 0
     else:
         from safetensors.numpy import load_file
 
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(file)
         if form not in tensors:
-            raise BuildError(f"{entry.name}: {folder / 'model.safetensors'} has no tensor {form}")
+            raise BuildError(f"{entry.name}: {file} has no tensor {form}")
         vectors = tensors[form].astype(np.float32)
-        (out / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+        if strange := sorted({"mapping", "weights"} & set(tensors)):
+            raise BuildError(f"{entry.name}: {file} has {' and '.join(strange)}, tensors of a table that shares rows")
+        (out / "tokenizer.json").write_bytes((file.parent / "tokenizer.json").read_bytes())
+        facts["unknown_token_id"] = unknown_id(read_json(out / "tokenizer.json")) if form == "embeddings" else None
         (out / "tokenizer_config.json").write_text("{}")
     np.save(out / "table.npy", vectors.astype(np.float16 if entry.precision == "fp16" else np.float32))
     full = StaticEncoder.__new__(StaticEncoder)
-    if entry.precision == "int8":
+    if entry.precision in ("int8", "int8-weights"):
         scale = np.maximum(np.abs(vectors).max(1) / 127, 1e-12).astype(np.float32)
         np.save(out / "table.npy", np.rint(vectors / scale[:, None]).astype(np.int8))
         np.save(out / "scale.npy", scale)
@@ -326,6 +396,23 @@ def build_table(source: Path, table: tuple[str, Path], out: Path, entry: Entry) 
     return facts | {"verification": [*figures, verification.figure("ndcg_at_10", *quality)]}
 
 
+def unknown_id(tokenizer: dict[str, Any]) -> int | None:
+    """The id of the token for unknown words, which model2vec leaves out of its mean."""
+    model = tokenizer["model"]
+    vocabulary, unknown = model.get("vocab", {}), model.get("unk_token")
+    if isinstance(vocabulary, list):  # Unigram
+        return model.get("unk_id")
+    return vocabulary.get(unknown) if unknown is not None else None
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def read_word_vectors(path: Path, out: Path) -> np.ndarray:
     """Word vectors in text form, ``word number number ...`` a line; writes a tokenizer of lower-case words.
 
@@ -336,13 +423,19 @@ def read_word_vectors(path: Path, out: Path) -> np.ndarray:
     vocabulary, rows = {"[UNK]": 0}, []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
-            word, *values = line.rstrip().split(" ")
+            line = line.rstrip().replace("\t", " ")
+            # A few "words" hold spaces: what stands before the numbers that every line has.
+            word, *values = line.rsplit(" ", len(rows[0])) if rows else line.split(" ")
             if number == 1 and len(values) == 1:
                 continue
+            if " " in word and is_number(word.rsplit(" ", 1)[1]):
+                word, *values = line.split(" ")
             try:
                 row = np.array(values, np.float32)
             except ValueError:
-                raise BuildError(f"{path}: line {number} is not a word and its numbers") from None
+                row = np.empty(0)
+            if not len(row):
+                raise BuildError(f"{path}: line {number} is not a word and its numbers")
             if rows and len(row) != len(rows[0]):
                 raise BuildError(f"{path}: line {number} has {len(row)} numbers, the lines before {len(rows[0])}")
             if word.lower() not in vocabulary:

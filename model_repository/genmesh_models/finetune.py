@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genmesh_models import gpu, sources, versions
-from genmesh_models.catalogue import NAME, Entry
+from genmesh_models import lora, sources
+from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 
 ROLES = ("system", "user", "assistant")
+LEAST_STEPS = 100
 TOKENS = 1024  # tokens in a batch, padding included: small data sets need many steps more than large batches
 # The services' own, for checkpoints that bring no chat template (services/runtime/models.py).
 PLAIN_TEMPLATE = (
@@ -36,7 +37,11 @@ def read_chats(path: Path) -> list[list[dict[str, str]]]:
     if not path.is_file():
         raise BuildError(f"there is no file {path}")
     chats = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may be inside of a chat
+    except UnicodeDecodeError as failure:
+        raise BuildError(f"{path} is not UTF-8: {failure.reason} at byte {failure.start}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -77,22 +82,19 @@ def encode(tokenizer: Any, chat: list[dict[str, str]], longest: int) -> tuple[li
 
 
 def finetune(
-    entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int, rate: float,
-    seed: int, say: Callable[[str], None],
+    entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int | None, rate: float,
+    seed: int, say: Callable[[str], None], show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Path:  # fmt: skip
-    """Train an adapter for a generator and put it beside its versions; the adapter's folder."""
-    if entry.task != "generate":
-        raise BuildError(f"{entry.name}: adapters are for generators; this one's task is {entry.task}")
-    if not NAME.fullmatch(name):
-        raise BuildError(f"{name!r}: an adapter's name has 1 to 63 lower-case letters, digits, '_' or '-'")
-    model_folder = into / entry.name
-    card = versions.active(model_folder)
-    if card is None:
-        raise BuildError(f"{entry.name}: build it first, so that the adapter can be served beside it")
-    if card.get("encoder_decoder"):
-        raise BuildError(f"{entry.name}: adapters are served for decoders only")
+    """Train an adapter for a generator and put it beside its versions; the adapter's folder. Without ``epochs`` for
+    LEAST_STEPS steps, and at least three times over the data: a few chats are a step or two an epoch, which teaches nothing.
+
+    ``say``: a line now and then; ``show``: each step, of how many, and its loss.
+    """
+    card, plain, sums = lora.base_of(entry, name, into)
     chats = read_chats(data)
-    base = sources.folder_of(entry)
+    staged = lora.staging(entry, name, into)
+    # What is served is the checkpoint with the catalogue's own adapter in it.
+    base = sources.merged(entry, plain, staged.with_name(f"{staged.name}-base"))
     import torch
     from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -128,10 +130,13 @@ def finetune(
         raise BuildError(f"{data}: no chat fits into the context of {longest} tokens")
     if len(encoded) < len(chats):
         say(f"{len(chats) - len(encoded)} of {len(chats)} chats are longer than the context and are left out")
-    say(f"{sum(p.numel() for p in trained):,} parameters to train on {len(encoded)} chats")
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     order = torch.Generator().manual_seed(seed)
-    batches = [b for _ in range(epochs) for b in batched(encoded, order)]
+    once = batched(encoded, order)
+    epochs = epochs or max(3, math.ceil(LEAST_STEPS / len(once)))
+    batches = once + [b for _ in range(epochs - 1) for b in batched(encoded, order)]
+    parameters = sum(p.numel() for p in trained)
+    say(f"{parameters:,} parameters to train on {len(encoded)} chats, {epochs} epochs of {len(once)} steps")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     model.train()
     for step, batch in enumerate(batches):
@@ -151,27 +156,16 @@ def finetune(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        show(step + 1, len(batches), loss.item())
         if step % max(1, len(batches) // 20) == 0 or step == len(batches) - 1:
             say(f"step {step + 1} of {len(batches)} loss {loss.item():.4f}")
-    staging = model_folder.parent.parent / "building" / f"{entry.name}-adapter-{name}"
-    shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(str(staging))
+    if not all(bool(p.isfinite().all()) for p in trained):
+        raise BuildError(f"training {name} went astray (loss {loss.item()}); try a lower --rate than {rate:g}")
+    model.peft_config["default"].base_model_name_or_path = entry.source
+    model.save_pretrained(str(staged))
+    shutil.rmtree(staged.with_name(f"{staged.name}-base"), ignore_errors=True)
     facts = {"name": name, "rank": rank, "quantized_base": quantized, "chats": len(encoded), "loss": loss.item()}
-    facts["base_sha256"] = sources.checksums(base)
-    (staging / "adapter.json").write_text(json.dumps(facts, indent=2) + "\n")
-    target = model_folder / "adapters" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        old = staging.with_name(staging.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        staging.rename(target)
-        shutil.rmtree(old)
-    else:
-        staging.rename(target)
-    if card["engine"] == "vllm":
-        gpu.settle(model_folder, int(card["version"]))
-    return target
+    return lora.place(staged, into, card, facts | {"base_sha256": sums})
 
 
 def batched(encoded: list[tuple[list[int], int]], order: Any) -> list[list[tuple[list[int], int]]]:

@@ -1,7 +1,8 @@
 """Builder of the GPU profile: checkpoints in the precision that they are served in, for torch and for vLLM.
 
-Nothing here needs a GPU. Where weights are cast, the verification runs them on this machine's CPU, in
-float32: it measures what the cast cost. What half precision costs in activations shows on a GPU only.
+Nothing here needs a GPU. Where weights are cast, or quantized already and the catalogue names the full-precision
+source, the verification runs them on this machine's CPU, in float32: it measures what that cost. What half precision
+costs in activations shows on a GPU only.
 """
 
 from __future__ import annotations
@@ -11,27 +12,40 @@ import shutil
 import sys
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from genmesh_models import generators, verification, versions
+from genmesh_models import awq, diffusers, generators, upscalers, verification, versions
 from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.diffusers import PROMPTS
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import read_json, recipe, with_adapter
-from genmesh_models.texts import grounded_prompts
+from genmesh_models.sources import folder_of, read_json, recipe, tokenizer_of, with_adapter
+from genmesh_models.texts import held_out
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 VERIFIED_TEXTS = 8
+VERIFIED_STEPS = 4
 WITHOUT_LORA = {"gpt2"}  # architectures that vLLM serves without adapters
 UPSCALER_TILE = 512  # pixels
 HOW_TO_AWQ = (
     "quantize it where a GPU is with AutoAWQ (quant_config: zero_point true, q_group_size 128, w_bit 4, version GEMM), "
     "or take one that is quantized so from the hub, and give that as the source"
 )
+
+
+def check(source: Path, entry: Entry) -> None:
+    """BuildError where a checkpoint is of no kind that is served."""
+    if entry.task in ("embed", "rerank"):
+        from genmesh_models import encoders  # and OpenVINO with it
+
+        encoders.check(source, entry)
+    else:
+        {"generate": check_generator, "diffuse": diffusers.check, "upscale": upscalers.check}[entry.task](source, entry)
 
 
 def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
@@ -88,21 +102,25 @@ def encoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     if entry.task == "embed" and (table := encoders.table_in(source)) is not None:
         return encoders.build_table(source, table, out, entry)
     import torch
-    from transformers import AutoTokenizer
 
+    tokenizer = tokenizer_of(entry.name, source)
     facts = encoders.facts_of(source, read_json(source / "config.json"), entry) | {"engine": "torch-cuda"}
     crossed = facts.get("scoring") in ("cross-encoder", "corrected")
-    facts["token_types"] = crossed and "token_type_ids" in AutoTokenizer.from_pretrained(source).model_input_names
+    facts["token_types"] = crossed and "token_type_ids" in tokenizer.model_input_names
     sys.path.insert(0, str(REPOSITORY / "gpu" / "shared"))
+    from projection import dense_of, projection_of
     from torch_encoder import Encoder, network_of
 
     def both(source: Path, out: Path, facts: dict[str, Any]) -> tuple[Encoder, Encoder]:
         """The encoder in the entry's precision, and in full."""
         cast(source, out, entry.precision)
-        AutoTokenizer.from_pretrained(source).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        for folder in dense_of(source):
+            shutil.copytree(folder, out / folder.relative_to(source), dirs_exist_ok=True)
         built = Encoder(out, facts, torch.device("cpu"), torch.float32)
         full = copy(built)
         full.network = network_of(source, facts).float()
+        full.projection = projection_of(source)
         return built, full
 
     networks = [both(source, out, facts)]
@@ -118,8 +136,8 @@ def encoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
 # Generators
 
 
-def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
-    """A decoder for vLLM, and the engine's arguments beside its weights."""
+def check_generator(source: Path, entry: Entry) -> None:
+    """BuildError where vLLM could not serve a checkpoint as the catalogue says."""
     config = read_json(source / "config.json")
     kind = config.get("model_type")
     if kind in generators.ENCODER_DECODERS or config.get("is_encoder_decoder"):
@@ -127,6 +145,9 @@ def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
             f"{entry.name}: {source} holds an encoder-decoder ({kind}); on GPUs vLLM serves decoders, "
             "the cpu profile serves both"
         )
+    named = [str(name) for name in config.get("architectures") or []]
+    if named and not any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in named):
+        raise BuildError(f"{entry.name}: {source} holds a {', '.join(named)}, which does not generate text")
     held = config.get("quantization_config") or {}
     method = held.get("quant_method")
     if entry.precision == "awq" and method != "awq":
@@ -136,22 +157,32 @@ def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         )
     if entry.precision in DTYPES and method is not None:
         raise BuildError(f"{entry.name}: {source} is quantized already ({method}), so it cannot be {entry.precision}")
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if not context:
+    if not positions(config):
         raise BuildError(f"{entry.name}: {source / 'config.json'} does not say how many tokens the model reads")
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if not tokenizer.is_fast:
-        raise BuildError(f"{entry.name}: {source} has no fast tokenizer (tokenizer.json), which the services read")
+
+def positions(config: dict[str, Any]) -> Any:
+    return config.get("max_position_embeddings") or config.get("n_positions")
+
+
+def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
+    """A decoder for vLLM, and the engine's arguments beside its weights."""
+    config = read_json(source / "config.json")
+    kind, context = config.get("model_type"), positions(config)
+    held = config.get("quantization_config") or {}
+    method = held.get("quant_method")
+    tokenizer = tokenizer_of(entry.name, source)
     figures: list[verification.Figure] = []
     if entry.precision in DTYPES:
         if cast(source, out, entry.precision):
-            figures = verification.predictions(logits(source, out))
+            figures = verification.predictions(logits(in_float32(out), source))
     else:
         copy_texts(source, out)
         for path in weight_files(source):
             shutil.copy(path, out)
+    if method == "awq" and entry.reference is not None:
+        full = folder_of(replace(entry, source=entry.reference))
+        figures = verification.predictions(logits(awq.model_of(source, weight_files(source)), full))
     tokenizer.save_pretrained(out)
     ends = config.get("eos_token_id")
     if (source / "generation_config.json").is_file():
@@ -174,18 +205,26 @@ def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     return facts
 
 
-def logits(source: Path, out: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(the cast weights' logits, the checkpoint's, the next tokens) of held-out prompts, all in float32."""
+def in_float32(checkpoint: Path) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    pair = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (out, source)]
-    for text in grounded_prompts(VERIFIED_TEXTS):
-        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, : pair[0].config.max_position_embeddings]
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def logits(built: Any, full: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(the built network's logits, those of the checkpoint in full precision, the next tokens) of held-out answers, all
+    in float32."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(full)
+    pair = [built, in_float32(full)]
+    for prompt, answer in held_out(tokenizer, built.config.max_position_embeddings, VERIFIED_TEXTS):
+        ids = torch.tensor([prompt + answer])
         with torch.inference_mode():
-            ours, theirs = (model(ids).logits[0, :-1].numpy() for model in pair)
-        yield ours, theirs, ids[0, 1:].numpy()
+            ours, theirs = (model(ids).logits[0, len(prompt) - 1 : -1].numpy() for model in pair)
+        yield ours, theirs, np.array(answer)
 
 
 def parameter_count(folder: Path, bits: int) -> int:
@@ -252,32 +291,39 @@ def settle(model: Path, number: int) -> None:
 def diffuser(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     """A Stable-Diffusion-shaped pipeline in diffusers' format, without its safety checker."""
     index = read_json(source / "model_index.json")
-    if index.get("_class_name") != "StableDiffusionPipeline":
-        raise BuildError(
-            f"{entry.name}: {source} holds a {index.get('_class_name')}; diffusers may be of StableDiffusionPipeline"
-        )
     unused = {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
     index |= unused | {"requires_safety_checker": False}
     out.mkdir(parents=True, exist_ok=True)
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     for name in ("scheduler", "tokenizer"):
         copy_texts(source / name, out / name)
-    for name in ("text_encoder", "unet", "vae"):
-        cast(source / name, out / name, entry.precision)
+    changed = [cast(source / name, out / name, entry.precision) for name in ("text_encoder", "unet", "vae")]
     unet, vae = read_json(source / "unet" / "config.json"), read_json(source / "vae" / "config.json")
     side = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
-    # Pictures take minutes each on a CPU; a GPU's are held against the cpu profile's instead.
-    return {"engine": "torch-cuda", "default_width": side, "default_height": side, "verification": []}
+    figures: list[verification.Figure] = []
+    if any(changed):
+        guidance = entry.limits["default_guidance_scale"]
+        figures = verification.pictures([tuple(drawn(path, side, guidance) for path in (out, source))])
+    return {"engine": "torch-cuda", "default_width": side, "default_height": side, "verification": figures}
+
+
+def drawn(checkpoint: Path, side: int, guidance: float) -> np.ndarray:
+    """A picture of few steps, for each takes long on a CPU; (side, side, 3) uint8, in float32."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        PROMPTS[0], width=side, height=side, num_inference_steps=VERIFIED_STEPS, guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]  # fmt: skip
+    return np.asarray(image)
 
 
 def upscaler(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     """The generator of the upscaler's recipe."""
     config = read_json(source / "config.json")
-    if config.get("model_type") != "genmesh-upscaler":
-        raise BuildError(
-            f"{entry.name}: {source} holds a {config.get('model_type')}; "
-            "upscalers may be of genmesh-upscaler (model_repository/starter/upscaler)"
-        )
     import torch
 
     network = recipe("starter/upscaler", "network")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genmesh_models.texts import grounded_prompts, retrieval_set
+from genmesh_models.texts import grounded, retrieval_set
 
 TOKENS, PROMPTS = 32, 16
 
@@ -60,9 +60,15 @@ def reranker(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
 
 def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
     from engine import Generation, Piece, open_engine
+    from tokenizers import Tokenizer
 
     engine = open_engine(folder, card)
-    prompts = grounded_prompts(PROMPTS)
+    # A prompt longer than half of a small model's context is cut: only the speed counts.
+    tokenizer, longest = Tokenizer.from_file(str(folder / "tokenizer.json")), card["context_tokens"] // 2
+    prompts = []
+    for prompt, _ in grounded(PROMPTS):
+        places = tokenizer.encode(prompt, add_special_tokens=False).offsets
+        prompts.append(prompt if len(places) <= longest else prompt[: places[longest][0]])
     done = threading.Semaphore(0)
     failures: list[str] = []
 
@@ -74,8 +80,7 @@ def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], st
 
     def work() -> int:
         options = {"max_tokens": TOKENS, "ignore_eos": True}
-        # A prompt longer than a small model's context is cut by characters: only the speed counts.
-        made = [Generation(p[: card["context_tokens"]], options, on_piece, lambda: False) for p in prompts]
+        made = [Generation(p, options, on_piece, lambda: False) for p in prompts]
         for one in made:
             engine.submit(one)
         for _ in made:
@@ -91,7 +96,12 @@ def diffuser(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
     from genmesh_models.diffusers import drawer
 
     draw = drawer(
-        folder, card["default_width"], card["default_height"], card["default_steps"], card["default_guidance_scale"]
+        folder,
+        card,
+        card["default_width"],
+        card["default_height"],
+        card["default_steps"],
+        card["default_guidance_scale"],
     )
 
     def work() -> int:
@@ -105,7 +115,9 @@ def upscaler(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
     import numpy as np
     import openvino as ov
 
-    compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU")
+    from plugin import options
+
+    compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", options(card))
     picture = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
 
     def work() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from genmesh_models import verification
 from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 
@@ -18,7 +20,7 @@ LABELS = {
     "ndcg_at_10": "nDCG@10 {:.4f}",
     "ndcg_over_late_interaction": "{:+.4f} over late interaction",
     "top1_agreement": "top-1 agreement {:.1%}",
-    "perplexity_ratio": "perplexity x {:.4f}",
+    "perplexity_ratio": "x {:.4f}",
     "psnr_db": "PSNR {:.1f} dB",
     "ssim": "SSIM {:.4f}",
     "psnr_over_bicubic_db": "PSNR {:+.2f} dB against bicubic",
@@ -27,14 +29,21 @@ LABELS = {
 }
 
 
-def row(card: dict[str, Any], *, served: bool) -> str:
-    """One line of the table; the precision that is served in bold."""
+def row(card: dict[str, Any], bounds: Mapping[str, float], *, served: bool) -> str:
+    """One line of the table; the precision that is served in bold, and what breaks the catalogue's ``bounds``."""
     figures = []
     for found in card["verification"]:
         text = LABELS[found["name"]].format(found["value"])
         if found["name"] == "ndcg_at_10":
             text += f" (full precision {found['reference']:.4f})"
+        if found["name"] == "perplexity_ratio":
+            ours = found["value"] * found["reference"]
+            text = f"perplexity {ours:.2f} (full precision {found['reference']:.2f}, x {found['value']:.4f})"
         figures.append(text)
+    if broken := [f["name"] for f in card["verification"] if not verification.passes(verification.held(f, bounds))]:
+        figures.append(f"refused for its {' and '.join(broken)} unless `verify` allows it")
+    if "speed" not in card:  # built for a GPU, where a build measures none
+        return f"| {card['name']} | {card['precision']} | {', '.join(figures)} | | |"
     speed = f"{card['speed']:,.0f}" if card["speed"] >= 100 else f"{card['speed']:.3g}"
     precision = f"**{card['precision']}**" if served else card["precision"]
     return (
@@ -58,12 +67,20 @@ def machine() -> str:
     return f"{os.cpu_count()} x {names[0] if names else 'unknown'} ({', '.join(flags) or 'no vector extensions named'})"
 
 
-def write(document: Path, rows: list[str]) -> None:
-    """Put the table in place of the one that stands between the marks."""
+def write(document: Path, rows: list[str], kept: Collection[str] = ()) -> None:
+    """Put the table in place of the one that stands between the marks.
+
+    ``kept``: models whose rows stay as they are; BuildError where they were measured on another machine.
+    """
     text = document.read_text()
     if BEGIN not in text or END not in text:
         raise BuildError(f"{document} has no place for the table: {BEGIN} and {END}")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    table, _, after = rest.partition(END)
+    old = [line for line in table.splitlines() if line.startswith("|") and line.split()[1] in kept]
+    caption = f"Measured on {machine()}."
+    if old and caption not in table:
+        raise BuildError(f"{document}: the rows that stay were measured on another machine; report all models")
+    rows = old + rows
     head = "| model | precision | against full precision | speed | memory |\n| --- | --- | --- | --- | --- |"
-    document.write_text(f"{before}{BEGIN}\nMeasured on {machine()}.\n\n{head}\n" + "\n".join(rows) + f"\n{END}{after}")
+    document.write_text(f"{before}{BEGIN}\n{caption}\n\n{head}\n" + "\n".join(rows) + f"\n{END}{after}")

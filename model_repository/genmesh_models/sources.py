@@ -6,6 +6,9 @@ import hashlib
 import json
 import shutil
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +16,9 @@ from typing import Any
 
 from genmesh_models.catalogue import REPOSITORY, Entry, source_variable
 from genmesh_models.errors import BuildError
+
+
+WORD_VECTORS = ("vectors.txt", "glove*.txt", "*.vec")  # token tables as text
 
 
 def sha256(path: Path) -> str:
@@ -63,22 +69,71 @@ def recipe(folder: str, name: str) -> ModuleType:
 
 def package_folder(source: str) -> Path:
     package, _, inside = source.removeprefix("package:").partition("/")
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # no parent package; no name
+        spec = None
     if spec is None or spec.origin is None:
-        raise BuildError(f"the Python package {package} is not installed")
+        raise BuildError(f"the Python package {package!r} is not installed")
     return Path(spec.origin).parent / inside
 
 
-def from_hub(source: str, variable: str) -> Path:
+@contextmanager
+def watched(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Tell each second how much of a download has come; the hub's own bars know their files only."""
+    done = threading.Event()
+
+    def watch() -> None:
+        before = size(folder)
+        while not done.wait(1):
+            if (now := size(folder)) > before:
+                say(f"{(now - before) / 1e6:.0f} MB downloaded")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def size(folder: Path) -> int:
+    """Bytes of a folder's own files; some may go away meanwhile."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+# What repositories hold of the same weights in another form, or what is not served.
+TWICE = ["consolidated*", "*.fp16.safetensors", "*non_ema*", "safety_checker/*", "onnx/*", "openvino/*"]
+
+
+def from_hub(source: str, variable: str, say: Callable[[str], None]) -> Path:
     """Download ``hub:owner/name[@revision]``, or take it from the hub's cache on this machine."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from huggingface_hub.errors import RevisionNotFoundError
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from requests import RequestException
 
     model, _, revision = source.removeprefix("hub:").partition("@")
-    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    texts = ["*.json", "*.txt", "*.vec", "*.model", "*.jinja", "artifact.metadata"]
+    blobs = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs"
+
+    def download(*kinds: str, **options: bool) -> Path:
+        found = snapshot_download(
+            model, revision=revision or None, allow_patterns=[*texts, *kinds], ignore_patterns=TWICE, **options
+        )
+        return Path(found)
+
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=kinds))
+        with watched(blobs, say):
+            pipeline = (download() / "model_index.json").is_file()
+            # Beside a pipeline's parts often stands the whole of it in one file.
+            return download("*/*.safetensors" if pipeline else "*.safetensors")
     except GatedRepoError:
         raise BuildError(f"the hub gives {model} only to accounts that its owner admitted: set HF_TOKEN") from None
     except RevisionNotFoundError:
@@ -90,16 +145,28 @@ def from_hub(source: str, variable: str) -> Path:
             f"the model hub cannot be reached, and {model} is not in its cache here; "
             f"give a local folder with {variable}=/path/to/checkpoint"
         ) from None
+    except (
+        RequestException
+    ) as failure:  # a proxy or a certificate, which the hub's library does not take for a missing net
+        with suppress(LocalEntryNotFoundError):
+            return download("*.safetensors", local_files_only=True)
+        raise BuildError(
+            f"the model hub cannot be reached ({type(failure).__name__}), and {model} is not in its cache"
+        ) from None
+    except HFValidationError:
+        raise BuildError(f"{model!r} is no model's name on the hub: hub:OWNER/NAME[@REVISION]") from None
+    except HfHubHTTPError as failure:
+        raise BuildError(f"the hub does not give {model}: {str(failure).splitlines()[0]}") from None
 
 
-def folder_of(entry: Entry) -> Path:
-    """The folder with an entry's full-precision weights."""
+def folder_of(entry: Entry, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The folder with an entry's full-precision weights; ``say`` hears of a download."""
     source = entry.source
     try:
         if source.startswith("package:"):
             folder = package_folder(source)
         elif source.startswith("hub:"):
-            folder = from_hub(source, source_variable(entry.name))
+            folder = from_hub(source, source_variable(entry.name), say)
         else:
             folder = (REPOSITORY / source).resolve()
     except BuildError as failure:
@@ -107,6 +174,22 @@ def folder_of(entry: Entry) -> Path:
     if not folder.is_dir():
         raise BuildError(f"{entry.name}: there is no folder {folder}")
     return folder
+
+
+def tokenizer_of(name: str, folder: Path) -> Any:
+    """A checkpoint's tokenizer; a SentencePiece model becomes the tokenizer.json that engines and services read."""
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as failure:
+        last = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
+        raise BuildError(f"{name}: {folder} has no tokenizer that can be read: {last}") from None
+    if not found.is_fast:
+        raise BuildError(
+            f"{name}: {folder} has no fast tokenizer (tokenizer.json), which the engine and the services read"
+        )
+    return found
 
 
 def check(entry: Entry, folder: Path) -> None:
@@ -117,7 +200,24 @@ def check(entry: Entry, folder: Path) -> None:
         if not (folder / name).is_file():
             raise BuildError(f"{entry.name}: {folder / name} is missing")
         if (actual := sha256(folder / name)) != expected:
-            raise BuildError(f"{entry.name}: {folder / name} has SHA-256 {actual}, not {expected}")
+            raise BuildError(
+                f"{entry.name}: {folder / name} has SHA-256 {actual}, not the catalogue's {expected}: it is another file, "
+                "or damaged; get it again, or, where it is the one to be served, write its SHA-256 into the catalogue"
+            )
+
+
+def check_whole(name: str, folder: Path) -> None:
+    """BuildError where one of a folder's safetensors files does not hold what its header says."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in (path for path in files_below(folder) if path.suffix == ".safetensors"):
+        try:
+            with safe_open(path, "np"):
+                pass
+        except SafetensorError as failure:
+            raise BuildError(
+                f"{name}: {path} ({path.stat().st_size} bytes) is damaged or cut short: {failure}; get it again"
+            ) from None
 
 
 def check_room(entry: Entry, source: Path, target: Path) -> None:

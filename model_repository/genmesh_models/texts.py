@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pydoc_data import topics
+from typing import Any
 
 from genmesh_models.catalogue import REPOSITORY
 
@@ -61,12 +62,34 @@ def retrieval_set() -> RetrievalSet:
     return RetrievalSet(passages, queries)
 
 
-def grounded_prompts(count: int) -> list[str]:
-    """Questions with three numbered passages, laid out as rag lays them out."""
+def grounded(count: int) -> list[tuple[str, str]]:
+    """Questions with three numbered passages, laid out as rag lays them out, each with its answer: the passage that
+    answers, cited; its place changes from one to the next."""
     found = retrieval_set()
-    prompts = []
-    for query, relevant in found.queries[:count]:
-        chosen = found.candidates(query, relevant, 3)[:3]
+    pairs = []
+    for place, (query, relevant) in enumerate(found.queries[:count]):
+        best = max(relevant, key=lambda name: relevant[name])
+        chosen = [name for name in found.candidates(query, relevant, 3) if name != best][:2]
+        chosen.insert(place % 3, best)
         numbered = "".join(f"[{i}] {found.passages[name]}\n" for i, name in enumerate(chosen, 1))
-        prompts.append(f"Question: {query}\nPassages:\n{numbered}Question: {query}")
-    return prompts
+        prompt = f"Question: {query}\nPassages:\n{numbered}Question: {query}"
+        pairs.append((prompt, f"{found.passages[best]} [{chosen.index(best) + 1}]"))
+    return pairs
+
+
+def held_out(tokenizer: Any, longest: int, count: int) -> list[tuple[list[int], list[int]]]:
+    """The token ids of ``grounded``'s prompts, as a chat where the tokenizer has a template, and of their answers; both
+    together at most ``longest``, cut where the prompt begins and the answer ends."""
+    pairs = []
+    for prompt, answer in grounded(count):
+        if tokenizer.chat_template:
+            chat = [{"role": "user", "content": prompt}]
+            asked = tokenizer(
+                tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False),
+                add_special_tokens=False,
+            )
+        else:
+            asked = tokenizer(f"{prompt}\nAnswer:")
+        written = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"][: longest // 2]
+        pairs.append((asked["input_ids"][-(longest - len(written)) :], written))
+    return pairs

@@ -12,8 +12,20 @@ from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 from genmesh_models.sources import read_json, recipe
 
+from plugin import options
+
 RECIPE = "starter/upscaler"
 PICTURES = 24  # held-out pictures of 128 x 128 in verification
+
+
+def check(source: Path, entry: Entry) -> None:
+    """BuildError where a checkpoint is of no kind that is served."""
+    config = read_json(source / "config.json")
+    if config.get("model_type") != "genmesh-upscaler":
+        raise BuildError(
+            f"{entry.name}: {source} holds a {config.get('model_type')!r}; "
+            "upscalers may be of genmesh-upscaler (model_repository/starter/upscaler)"
+        )
 
 
 def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
@@ -22,10 +34,6 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     import torch
 
     config = read_json(source / "config.json")
-    if config.get("model_type") != "genmesh-upscaler":
-        raise BuildError(
-            f"{entry.name}: {source} holds a {config.get('model_type')!r}; upscalers may be of genmesh-upscaler"
-        )
     data, network = recipe(RECIPE, "data"), recipe(RECIPE, "network")
     generator = network.load(source)
     full = network.Pixels(generator).eval()
@@ -42,8 +50,10 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
                 validate=False,
             ),
         )  # fmt: skip
-    ov.save_model(model, out / "openvino_model.xml", compress_to_fp16=entry.precision != "fp32")
-    compiled = ov.Core().compile_model(str(out / "openvino_model.xml"), "CPU")
+    elif entry.precision == "int8-weights":
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    ov.save_model(model, out / "openvino_model.xml", compress_to_fp16=entry.precision not in ("fp32", "bf16"))
+    compiled = ov.Core().compile_model(str(out / "openvino_model.xml"), "CPU", options(entry.hints))
 
     def theirs(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -53,7 +63,8 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         return np.array(compiled(pixels)[0])
 
     figures = verify(ours, theirs)
-    return {"engine": "openvino", "scale": config["scale"], "reach": generator.reach, "verification": figures}
+    facts = {"engine": "openvino", "scale": config["scale"], "reach": generator.reach, "verification": figures}
+    return facts | entry.hints
 
 
 def verify(ours: Any, theirs: Any) -> list[verification.Figure]:

@@ -7,17 +7,13 @@ figure breaks its bound fails, and says by how much.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from genmesh_models.catalogue import REPOSITORY
 from genmesh_models.texts import retrieval_set
 
-if str(REPOSITORY) not in sys.path:
-    sys.path.insert(0, str(REPOSITORY))
 from ranking import ndcg_at_10
 
 # name: (bound, whether the value must be at least that rather than at most)

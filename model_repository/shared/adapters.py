@@ -34,14 +34,20 @@ class Engines:
         self.loaded: OrderedDict[str, tuple[float, Engine]] = OrderedDict()  # name: (its file's time, engine)
         self.on_step: Callable[[], None] = lambda: None
         self.base.on_step = lambda engine: self.on_step()
+        self._leaving: list[Engine] = []  # finish what they have
         self._retired: Counter[str] = Counter()  # what engines that are gone had counted
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[str, Generation] | None] = queue.Queue(card["max_waiting"])
         self._thread = threading.Thread(target=work_off, args=(self._waiting, self._work), name="adapters", daemon=True)
         self._thread.start()
 
+    def _held(self) -> list[Any]:
+        """Every engine there is; the caller holds the lock."""
+        return [self.base, *(engine for _, engine in self.loaded.values()), *self._leaving]
+
     def _all(self) -> list[Any]:
-        return [self.base, *(engine for _, engine in list(self.loaded.values()))]
+        with self._lock:
+            return self._held()
 
     @property
     def running(self) -> int:
@@ -58,8 +64,9 @@ class Engines:
 
     @property
     def totals(self) -> Counter[str]:
-        """All counters of all engines, also of those that are gone."""
-        return sum((engine.counted for engine in self._all()), self._retired.copy())
+        """All counters of all engines, also of those that are gone, so that none ever falls."""
+        with self._lock:
+            return sum((engine.counted for engine in self._held()), self._retired.copy())
 
     def submit(self, generation: Generation, adapter: str) -> None:
         """Start a request, or tell it why it cannot start."""
@@ -112,25 +119,31 @@ class Engines:
         with self._lock:
             if (found := self.loaded.get(adapter)) is not None and found[0] == stamp:
                 return found[1]
-            stale = self.loaded.pop(adapter, None)
-        if stale is not None:  # trained anew since; what it runs is finished with the old weights
-            self._retire(stale[1], 60)
-        while len(self.loaded) >= self.limit:
-            with self._lock:
+            if found is not None:  # trained anew since; what it runs is finished with the old weights
+                self._drop(adapter)
+            elif len(self.loaded) >= self.limit:
                 idle = [name for name, (_, engine) in self.loaded.items() if engine.idle]
                 if not idle:
                     raise AdapterError(f"all {self.limit} adapters that fit into memory are in use")
-                _, engine = self.loaded.pop(idle[0])
-            self._retire(engine, 60)
+                self._drop(idle[0])
+        self._retire_leaving(60)
         engine = Engine(self.folder, self.card, adapter=file)
         engine.on_step = lambda _: self.on_step()
         with self._lock:
             self.loaded[adapter] = (stamp, engine)
         return engine
 
-    def _retire(self, engine: Engine, seconds: float) -> None:
-        engine.drain(seconds)
-        self._retired += engine.counted
+    def _drop(self, adapter: str) -> None:
+        """Send an engine no more requests; the caller holds the lock."""
+        self._leaving.append(self.loaded.pop(adapter)[1])
+
+    def _retire_leaving(self, seconds: float) -> None:
+        """Wait until they have finished what they had, so that their memory is free."""
+        for engine in list(self._leaving):
+            engine.drain(seconds)
+            with self._lock:
+                self._leaving.remove(engine)
+                self._retired += engine.counted
 
     def drain(self, seconds: float) -> None:
         """Finish what was submitted, for at most so long."""

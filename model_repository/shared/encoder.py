@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from plugin import options
 from tokenizers import Encoding, Tokenizer
 
 # Padded tokens in one inference. Larger batches gain nothing on a CPU and cost latency.
@@ -46,10 +47,8 @@ class Encoder:
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
         self.tokenizer = tokenizer_of(folder)
         self.max_tokens: int = card["context_tokens"]
-        options = {"PERFORMANCE_HINT": "THROUGHPUT"}
-        if hint := card.get("inference_precision"):
-            options["INFERENCE_PRECISION_HINT"] = hint
-        compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", options)
+        wanted = {"PERFORMANCE_HINT": "THROUGHPUT"} | options(card)
+        compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", wanted)
         self._typed = any("token_type_ids" in port.names for port in compiled.inputs)
         self._queue = ov.AsyncInferQueue(compiled)
 
@@ -64,8 +63,9 @@ class Encoder:
 
     def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
         """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
-        ids, types = (
-            [self.cut(row) for row in rows] for rows in zip(*((e.ids, e.type_ids) for e in encodings), strict=True)
+        ids, types, masks = (
+            [self.cut(row) for row in rows]
+            for rows in zip(*((e.ids, e.type_ids, e.attention_mask) for e in encodings), strict=True)
         )
         rows: list[np.ndarray] = [np.empty(0)] * len(ids)
 
@@ -82,7 +82,7 @@ class Encoder:
             for row, index in enumerate(group):
                 tokens[row, : len(ids[index])] = ids[index]
                 kinds[row, : len(ids[index])] = types[index]
-                mask[row, : len(ids[index])] = 1
+                mask[row, : len(ids[index])] = masks[index]
             given = {"input_ids": tokens, "attention_mask": mask}
             self._queue.start_async(given | {"token_type_ids": kinds} if self._typed else given, group)
         self._queue.wait_all()

@@ -6,8 +6,9 @@ Life of a request:
 3. Each ``step`` of the pipeline runs one forward pass for all running requests.
 4. New tokens become text (incremental detokenization); text that may yet turn into a stop string waits.
 5. ``on_piece`` is called with what is new, and with the finish reason at the end. The first token
-   leaves at once; later ones wait until ``stream_milliseconds`` have passed since the last piece and, in a
-   large batch, until there are ``stream_interval`` of them. What waits leaves with the next step at the latest
+   leaves at once; later ones wait until ``stream_milliseconds`` have passed since the last piece (longer where all
+   streams together would exceed ``stream_messages`` a second) and, in a large batch, until there are
+   ``stream_interval`` of them. What waits leaves with the next step at the latest
    that ends after that, and with the request's end.
 6. A request whose client is gone is cancelled within ``LOOK_SECONDS`` and a step, which frees its KV blocks.
 """
@@ -28,6 +29,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai
 from openvino_genai.py_openvino_genai import GenerationStatus
+from plugin import options
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -184,11 +186,20 @@ def cached_blocks(folder: Path, gigabytes: float) -> int:
     return max(1, int(gigabytes * 2**30 / a_block))
 
 
+def strength(adapter: Path) -> float:
+    """What the product of a LoRA's factors is multiplied by: alpha / rank (Hu et al. 2021), or alpha / sqrt(rank) where it
+    is rank-stabilized (Kalajdzievski 2023)."""
+    config = json.loads(adapter.with_name("adapter_config.json").read_text())
+    rank = float(config["r"])
+    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
 class Engine:
     """Continuous batching over one checkpoint; see the module's text for a request's life."""
 
     def __init__(self, folder: Path, card: dict[str, Any], adapter: Path | None = None) -> None:
-        """``adapter``: the safetensors file of a LoRA that is added to the checkpoint's weights."""
+        """``adapter``: the safetensors file of a LoRA that is added to the checkpoint's weights; PEFT's
+        ``adapter_config.json`` beside it says how much."""
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = card["kv_cache_gigabytes"]
         scheduler.max_num_seqs = card["max_sequences"]
@@ -199,6 +210,7 @@ class Engine:
         self.context: int = card["context_tokens"]
         self.limit: int = card["max_waiting"]
         self.stream_hold: float = card["stream_milliseconds"] / 1000
+        self.stream_messages: int = card["stream_messages"]
         self.stream_interval: int = card["stream_interval"]
         self.stream_interval_from: int = card["stream_interval_from"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -206,13 +218,11 @@ class Engine:
         self.tokenizer.no_padding()
         self.end_ids: list[int] = card["end_token_ids"]
         self.begin_id: int | None = card["begin_token_id"]
-        properties: dict[str, Any] = {}
-        if hint := card.get("inference_precision"):
-            properties["INFERENCE_PRECISION_HINT"] = hint
+        properties = options(card)
         if adapter is not None:
             # Beside the weights: fused into compressed ones it cannot be.
             properties["adapters"] = openvino_genai.AdapterConfig(
-                openvino_genai.Adapter(adapter), openvino_genai.AdapterConfig.Mode.MODE_STATIC
+                [(openvino_genai.Adapter(adapter), strength(adapter))], openvino_genai.AdapterConfig.Mode.MODE_STATIC
             )
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
@@ -348,9 +358,10 @@ class Engine:
                 self._fail_all(f"engine step: {failure}")
                 time.sleep(0.01)
             interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
+            hold = max(self.stream_hold, len(self.running) / self.stream_messages)
             for key, running in list(self.running.items()):
                 unwritten = not running.generation.output_tokens
-                over = running.advance(interval, self.stream_hold)
+                over = running.advance(interval, hold)
                 if over or (unwritten and running.generation.output_tokens):
                     self.prefixes.add(running.ids)
                 if over:

@@ -41,7 +41,9 @@ class Measured:
 
         kinds = {COUNTER: pb_utils.MetricFamily.COUNTER, GAUGE: pb_utils.MetricFamily.GAUGE}
         labels = {"model": args["model_name"], "version": args["model_version"]}
-        self._families = []  # a family must outlive its metrics
+        # A family must outlive its metrics. None is given back: that crashes Triton where another version of the model runs,
+        # and at the interpreter's end, with the shared memory gone, no more than the process that ends.
+        self._families: list[Any] = []
         self._metrics: dict[str, Any] = {}
         # What Triton was told last: telling it anything is a message to another process and back.
         self._gauges: dict[str, float] = {}

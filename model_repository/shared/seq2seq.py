@@ -21,6 +21,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from engine import Generation, Piece, split_at_stop
 from inbox import work_off
+from plugin import options
 
 # What vLLM's sampling parameters are called here.
 SAMPLING = {
@@ -65,11 +66,17 @@ class Seq2SeqEngine:
     """One encoder-decoder and the queue before it, worked off by one thread."""
 
     def __init__(self, folder: Path, card: dict[str, Any]) -> None:
-        options = {"INFERENCE_PRECISION_HINT": hint} if (hint := card.get("inference_precision")) else {}
-        self.model = OVModelForSeq2SeqLM.from_pretrained(folder, ov_config=options)
-        self.model.generation_config = GenerationConfig(
-            decoder_start_token_id=self.model.config.decoder_start_token_id, pad_token_id=self.model.config.pad_token_id
-        )
+        self.model = OVModelForSeq2SeqLM.from_pretrained(folder, ov_config=options(card))
+        found = self.model.generation_config
+        # What the checkpoint itself wants of every answer; how to sample is the request's to say.
+        self.fixed = {
+            "decoder_start_token_id": found.decoder_start_token_id
+            if found.decoder_start_token_id is not None
+            else self.model.config.decoder_start_token_id,
+            "pad_token_id": self.model.config.pad_token_id,
+            "forced_bos_token_id": getattr(found, "forced_bos_token_id", None),
+        }
+        self.model.generation_config = GenerationConfig(**self.fixed)
         self.context: int = card["context_tokens"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
@@ -115,8 +122,7 @@ class Seq2SeqEngine:
                 given.pop(name, None)
         return GenerationConfig(
             do_sample=sampled, max_new_tokens=parameters["max_tokens"], output_scores=True, return_dict_in_generate=True,
-            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
-            pad_token_id=self.model.generation_config.pad_token_id, **given,
+            **self.fixed, **given,
         )  # fmt: skip
 
     def _write(self, generation: Generation) -> None:

@@ -24,6 +24,7 @@ async def main() -> None:
     catalogue = Catalogue(settings.models_dir)
     names = catalogue.names("diffuse", "upscale")
     triton = Triton(settings.triton_url, Models("diffusion", registry, model=names))
+    catalogue.ready = triton.ready
     servicer = DiffusionServicer(catalogue, Painter(triton, Diffusion("diffusion", registry, model=names)))
     part = server.Part("genmesh.v1.DiffusionService", lambda s: add_DiffusionServiceServicer_to_server(servicer, s))
     probes = {"triton/diffuser": lambda: triton.ready(catalogue.get("diffuser", "diffuser"))}

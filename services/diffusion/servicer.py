@@ -35,6 +35,8 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
                 if event.final and picture is not None:
                     watch.stage("draw")
                     if upscaler is not None:
+                        # Drawing takes its time: another version may be served by now.
+                        upscaler = self.catalogue.get("", "upscaler", "upscale")
                         picture = await self.painter.upscale(upscaler, picture, context.time_remaining())
                         watch.stage("upscale")
                     watch.content()

@@ -26,6 +26,7 @@ async def main() -> None:
     names = catalogue.names("embed", "rerank")
     metrics = Embedding("embedding", registry, model=names)
     triton = Triton(settings.triton_url, Models("embedding", registry, model=names))
+    catalogue.ready = triton.ready
     cache = Cache("embedding", "embedding", settings, registry)
     servicer = EmbeddingServicer(catalogue, Vectors(triton, cache, metrics), metrics)
     part = server.Part("genmesh.v1.EmbeddingService", lambda s: add_EmbeddingServiceServicer_to_server(servicer, s))

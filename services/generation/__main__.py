@@ -26,6 +26,7 @@ async def main() -> None:
     catalogue = Catalogue(settings.models_dir)
     names = catalogue.names("generate")
     triton = Triton(settings.triton_url, Models("generation", registry, model=names))
+    catalogue.ready = triton.ready
     generation = GenerationServicer(catalogue, Generator(triton, Generation("generation", registry, model=names)))
     models = ModelServicer(catalogue, triton)
     parts = [

@@ -48,6 +48,8 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, 
             value = getattr(sampling, name)
             fields.number(f"sampling.{name}", value, least, most)
             found[name] = value
+            if value and card.facts.get("encoder_decoder") and name in ("presence_penalty", "frequency_penalty"):
+                fields.fault(f"sampling.{name}", f"is not known to encoder-decoders, which {card.name} is")
     fields.size("sampling.stop", sampling.stop, least=0, most=8)
     for i, stop in enumerate(sampling.stop):
         fields.text(f"sampling.stop[{i}]", stop, most=100, blank=True)

@@ -21,6 +21,8 @@ ENDS = {
     grpc.StatusCode.CANCELLED: "cancelled",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
 }
+# What gRPC adds to a call that it sends again (gRFC A6).
+RETRIED = "grpc-previous-rpc-attempts"
 
 
 def check_size(data: bytes, limit: int) -> None:
@@ -49,7 +51,10 @@ class Call:
     def __init__(self, calls: Calls, path: str, context: Any, method: str, streams: bool) -> None:
         self._calls, self._metrics, self._method, self._streams = calls, calls.metrics, method, streams
         self._begun = time.monotonic()
-        self._traced = tracing.server(path, context.invocation_metadata() or ()) if tracing.on() else None
+        given = context.invocation_metadata() or ()
+        if any(key == RETRIED for key, _ in given):
+            self._metrics.retried.inc()
+        self._traced = tracing.server(path, given) if tracing.on() else None
         self._last: float | None = None
         self._then: list[Callable[[], object]] = []
         self.code = grpc.StatusCode.OK

@@ -12,6 +12,16 @@ from services.runtime import identity, tracing
 from services.runtime.health import ITSELF
 
 LIMIT = 64 * 2**20
+# To a replica in the cluster. One that hangs or is cut off is found out in ten seconds, also in the middle of a call; it
+# is connected to again at once, and then each three seconds.
+CONNECTION = [
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+]
 # Every replica that the address resolves to gets its calls in turn, as long as it says that it itself serves: one that
 # drains says otherwise at once (gRFC A17), and its calls in flight go on.
 BALANCED = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ITSELF}}
@@ -28,13 +38,7 @@ def connect(address: str, *, with_config: bool = True) -> grpc.aio.Channel:
     options = [
         ("grpc.max_receive_message_length", LIMIT),
         ("grpc.max_send_message_length", LIMIT),
-        # A peer that hangs or is cut off is found out in ten seconds.
-        ("grpc.keepalive_time_ms", 6_000),
-        ("grpc.keepalive_timeout_ms", 4_000),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 3_000),
-        ("grpc.max_reconnect_backoff_ms", 3_000),
+        *CONNECTION,
         # A connection that ends asks DNS again, so new replicas get calls; gRPC would wait 30 s between questions.
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.service_config", service_config(with_config)),

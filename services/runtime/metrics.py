@@ -128,6 +128,10 @@ class Server(Family):
     in_flight = gauge("requests_in_flight", "Calls that run now.")
     most = gauge("concurrency_limit_requests", "Calls that may run at once.")
     refused = counter("requests_refused", "Calls that admission control turned away.", reason=REFUSALS)
+    retried = counter(
+        "retried_requests",
+        "Calls that a caller's gRPC had tried before (grpc-previous-rpc-attempts); among the requests.",
+    )
 
 
 class Gateway(Family):
@@ -191,6 +195,7 @@ class Embedding(Family):
 class VectorSearch(Family):
     services = ("vector_search",)
     store = histogram("store_duration_seconds", "Calls to Milvus.", buckets.DURATION_SECONDS, operation=OPERATIONS)
+    retries = counter("store_retries", "Calls to Milvus that were made again while it restarted; among its calls.")
     upserted = counter("entities_upserted", "Entities stored.")
     deleted = counter("entities_deleted", "Entities deleted.")
     queries = counter("queries", "Vectors searched for.")

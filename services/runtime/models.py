@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -147,12 +149,19 @@ class Card:
 
 
 class Catalogue:
-    """The models below one folder, by name. A new version or model is seen within a second, without a restart."""
+    """The models below one folder, by name. A new version or model is seen within a second, without a restart.
+
+    Where ``ready`` is set, a new version of a model takes over once Triton has it: it raises RuntimeError where Triton
+    says that it has not, and another error where Triton does not answer.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ready: Callable[[Card], Awaitable[None]] | None = None
         self._stamps: dict[Path, int] = {}
         self._cards: dict[Path, Card] = {}
+        self._coming: dict[Path, Card] = {}  # versions that Triton has not yet
+        self._waiting: asyncio.Task[None] | None = None
         self._next_look = 0.0
         if not self.cards:
             raise SystemExit(f"GENMESH_MODELS_DIR: {folder} holds no built model; run `make models`.")
@@ -175,12 +184,52 @@ class Catalogue:
                 there.add(path)
                 stamp = path.stat().st_mtime_ns
                 if self._stamps.get(path) != stamp:
-                    self._cards[path] = Card(path.parent)
+                    self._take(path, Card(path.parent))
                     self._stamps[path] = stamp
             except (OSError, ValueError, KeyError) as failure:
                 log.error("the model card %s cannot be read; the one before stays: %s", path, failure)
         for path in [path for path in self._cards if path not in there]:
             del self._cards[path], self._stamps[path]
+            self._coming.pop(path, None)
+
+    def _take(self, path: Path, card: Card) -> None:
+        if self.ready is None or path not in self._cards or self._cards[path].version == card.version:
+            self._cards[path] = card
+            self._coming.pop(path, None)
+            return
+        self._coming[path] = card
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.get_running_loop().create_task(self._wait(self.ready))
+
+    async def _wait(self, ready: Callable[[Card], Awaitable[None]]) -> None:
+        """Turn to each version that comes when Triton has it, or has not the one before any more."""
+
+        async def has(card: Card) -> bool | None:
+            try:
+                await ready(card)
+            except RuntimeError:
+                return False
+            except Exception:  # it does not answer: which versions it has is not known
+                return None
+            return True
+
+        told: set[Card] = set()
+        while self._coming:
+            for path, card in list(self._coming.items()):
+                before = self._cards.get(path)
+                if before is None:
+                    continue  # the model is gone, and this one with it
+                if await has(card) or await has(before) is False:
+                    if self._coming.get(path) is card:
+                        self._cards[path] = self._coming.pop(path)
+                elif card not in told:
+                    told.add(card)
+                    log.warning(
+                        "%s: version %s is built, but Triton has not loaded it; version %s goes on",
+                        card.name, card.version, before.version,
+                    )  # fmt: skip
+            if self._coming:
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def get(self, name: str, default: str, task: str | None = None) -> Card:
         """The card of ``name``, or of ``default`` where empty; MODEL_NOT_FOUND where there is none for the task."""

@@ -25,6 +25,9 @@ RESOLVE_SECONDS = 2.0
 LEAVING_SECONDS, LACKING_SECONDS = 15.0, 3.0
 PROBE_SECONDS = 1.0
 PROBE_TIMEOUT_SECONDS = 2.0
+# Of replicas that are well, in all: with more of them than this each is asked less often, so that neither a caller's loop
+# nor a replica is kept busy by probes however many there are.
+PROBES_A_SECOND = 100
 # Failed probes in a row that take a replica out; one is enough where a call failed as well.
 FAILED_PROBES = 2
 # A replica takes a prefix's calls while it has at most so much more than its share (Mirrokni et al. 2016).
@@ -176,7 +179,7 @@ class Replicas(Generic[C]):
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        found = -math.inf
+        found = checked = -math.inf
         while True:
             if loop.time() - found >= RESOLVE_SECONDS:
                 try:
@@ -184,7 +187,11 @@ class Replicas(Generic[C]):
                 except OSError as failure:  # what is known stays: DNS being away takes no replica away
                     log.debug("cannot resolve %s: %s", self.host, failure)
                 found = loop.time()
-            await asyncio.gather(*(self._check(replica) for replica in self.known.values()))
+            if loop.time() - checked >= len(self.known) / PROBES_A_SECOND:
+                due, checked = list(self.known.values()), loop.time()
+            else:
+                due = [replica for replica in self.known.values() if not replica.usable]
+            await asyncio.gather(*(self._check(replica) for replica in due))
             usable = sum(r.usable for r in self.known.values())
             self.told(usable, len(self.known) - usable)
             self._wake.clear()

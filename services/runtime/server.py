@@ -110,11 +110,13 @@ async def run(
     log.info("listening on %s:%d", settings.host, settings.port)
     await stop.wait()
     log.info("draining for at most %.0f s", settings.lame_duck_seconds + settings.drain_seconds)
-    probing.cancel()
+    # What it leans on is looked at to the end: a drain takes minutes, and what its metrics said at its beginning would
+    # stand for all of them.
     await health.enter_drain()
     # Calls that are still on their way here are served: only then is everyone told to go away.
     await asyncio.sleep(settings.lame_duck_seconds)
     await server.stop(settings.drain_seconds)
+    probing.cancel()
     exporter.shutdown()
     await asyncio.to_thread(tracing.close)
 

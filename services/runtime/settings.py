@@ -58,14 +58,22 @@ class TritonSettings(ModelSettings):
 S = TypeVar("S", bound=ServiceSettings)
 
 
+def faults(kind: type[ServiceSettings]) -> list[tuple[str, str]]:
+    """The variables of the environment that cannot be taken, or lack, each with a sentence that names it."""
+    try:
+        kind()  # type: ignore[call-arg]  # the fields come from the environment
+    except ValidationError as failure:
+        found = [(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}", e["msg"]) for e in failure.errors()]
+        return [(name, f"{name}: {text}") for name, text in found]
+    return []
+
+
 def load(kind: type[S]) -> S:
     """Read the settings, or end the process with a sentence that names the variable at fault."""
     known = {PREFIX + name.upper() for name in kind.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
     if unknown:
         sys.exit(f"Unknown setting {', '.join(unknown)}; this service knows {', '.join(sorted(known))}.")
-    try:
-        return kind()  # type: ignore[call-arg]  # the fields come from the environment
-    except ValidationError as failure:
-        problems = [f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in failure.errors()]
-        sys.exit("Bad settings. " + "; ".join(problems) + ".")
+    if problems := faults(kind):
+        sys.exit("Bad settings. " + "; ".join(text for _, text in problems) + ".")
+    return kind()  # type: ignore[call-arg]  # the fields come from the environment

@@ -23,7 +23,6 @@ from opentelemetry.semconv._incubating.attributes import db_attributes as db
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv._incubating.attributes import rpc_attributes as rpc
 from opentelemetry.semconv.attributes import error_attributes as error
-from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -45,7 +44,8 @@ __all__ = [
     "usage",
 ]
 
-SCHEMA_URL = list(Schemas)[-1].value
+# The version of the semantic conventions; that of the pinned opentelemetry-semantic-conventions (a test holds them together).
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 # The codes that are a server's fault, by the RPC conventions; the others are the caller's.
 SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})

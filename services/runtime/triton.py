@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -13,24 +14,25 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from services.runtime import tracing
-from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, Unavailable
+from services.runtime import channels, tracing
+from services.runtime.errors import DeadlineExceeded, GenmeshError, Internal, ResourceExhausted, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
 from services.runtime.replicas import Replica, Replicas
 
-# Of one replica. tritonclient's own limits, which these options replace; a replica that hangs or is cut off is found
-# out in ten seconds, also in the middle of a call (serve.py lets Triton take pings as often).
+# Of one replica. tritonclient's own limits, which these options replace; serve.py lets Triton take pings as often.
 CHANNEL = [
     ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 3_000),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
-    ("grpc.keepalive_time_ms", 6_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
-    ("grpc.http2.max_pings_without_data", 0),
+    *channels.CONNECTION,
 ]
+
+
+# What the generator says (model_repository/shared/adapters.py) when no adapter that it holds is idle and could make room.
+ADAPTERS_BUSY = "adapters that fit into memory are in use"
+# What models say when their queue is full (engine.py, seq2seq.py, drawing.py), and when a request is larger than the KV cache.
+QUEUE_FULL = re.compile(r"\w wait (for an adapter )?already")
+TOO_LARGE = "does not fit into the KV cache"
 
 
 def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
@@ -54,17 +56,33 @@ def scalar(value: Any, kind: Any = np.object_) -> np.ndarray:
 
 def _error(model: str, failure: InferenceServerException) -> GenmeshError:
     status = str(failure.status() or "")
-    message = f"model {model}: {failure.message()}"
-    if "UNAVAILABLE" in status or "NOT_FOUND" in status:
+    words = str(failure.message())
+    message = f"model {model}: {words}"
+    if _unreachable(failure) or _lacks(failure):
         return Unavailable(message, reason="MODEL_UNAVAILABLE", metadata={"model": model}, retry_after_seconds=1.0)
+    if ADAPTERS_BUSY in words:
+        return ResourceExhausted(message, reason="ADAPTERS_BUSY", metadata={"model": model}, retry_after_seconds=1.0)
+    if QUEUE_FULL.search(words):
+        return ResourceExhausted(message, reason="OVERLOADED", metadata={"model": model}, retry_after_seconds=1.0)
+    if TOO_LARGE in words:
+        return ResourceExhausted(message, reason="KV_CACHE_EXCEEDED", metadata={"model": model})
     if "DEADLINE_EXCEEDED" in status:
         return DeadlineExceeded(message)
     return Internal(message, reason="MODEL_FAILED", metadata={"model": model})
 
 
 def _unreachable(failure: InferenceServerException) -> bool:
-    """Whether it is the replica that failed, not the request; also one whose model's process has died ("stub")."""
-    return "UNAVAILABLE" in str(failure.status() or "") or "is not healthy" in str(failure.message())
+    """Whether it is the replica that failed, not the request: it does not answer, the model's process has died ("stub"), or
+    the model is being loaded or unloaded. What fails within a stream has no status, only words."""
+    words = str(failure.message())
+    return "UNAVAILABLE" in str(failure.status() or "") or "is not healthy" in words or "is not at ready state" in words
+
+
+def _lacks(failure: InferenceServerException) -> bool:
+    """Whether the replica has not the version that was asked for."""
+    return "NOT_FOUND" in str(failure.status() or "") or (
+        "Request for unknown model" in str(failure.message()) and "is not found" in str(failure.message())
+    )
 
 
 def _version(card: Card) -> str:
@@ -111,7 +129,7 @@ class Triton:
         self, tried: list[Replica[triton.InferenceServerClient]], failure: InferenceServerException, what: str
     ) -> bool:
         """Whether a request that its replica did not answer goes to another."""
-        if "NOT_FOUND" in str(failure.status() or ""):
+        if _lacks(failure):
             return self.replicas.without(tried[-1], what, tried)
         if not _unreachable(failure):
             return False
@@ -239,6 +257,7 @@ class Triton:
         while True:
             with self._borrowed(card.name, "", tried, _version(card)) as replica:
                 if await replica.client.is_model_ready(card.name, card.version, client_timeout=2):
+                    replica.lacks.pop(_version(card), None)
                     return
             if not self.replicas.without(replica, _version(card), tried):
                 raise RuntimeError(f"Triton says that version {card.version} of {card.name} is not ready")

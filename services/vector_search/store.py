@@ -8,6 +8,7 @@ pymilvus is synchronous; calls run on a bounded pool of threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -55,6 +56,8 @@ class Store:
         self.url, self.token, self.metrics = url, token, metrics
         self.flush_after, self.patience = flush_after, patience
         self._away = -RESTART_SECONDS  # when Milvus last did not answer
+        self._probing: asyncio.Task[None] | None = None  # while calls wait for Milvus
+        self._probing_since = 0.0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._client: MilvusClient | None = None
         self._dimensions: dict[str, int] = {}
@@ -80,6 +83,8 @@ class Store:
             {tracing.db.DB_SYSTEM_NAME: "milvus", tracing.db.DB_OPERATION_NAME: operation},
         ):
             until = time.monotonic() + (self.patience if operation in REPEATABLE else 0.0)
+            if self._probing and until > time.monotonic():
+                await self._back(until)
             while True:
                 try:
                     return await self._ask(operation, name, work)
@@ -87,7 +92,29 @@ class Store:
                     # One that has just restarted fails in ways of its own while it reads its collections.
                     if time.monotonic() > until or time.monotonic() - self._away > RESTART_SECONDS:
                         raise
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await self._back(until)
+                    self.metrics.retries.inc()
+
+    async def _back(self, until: float) -> None:
+        """Wait until Milvus answers again; VECTOR_STORE_UNAVAILABLE where it does not by then, or has not for long.
+
+        One probe asks for all that wait, so an outage costs each of them one more attempt at most.
+        """
+        if self._probing is None:
+            self._probing, self._probing_since = asyncio.create_task(self._probe()), time.monotonic()
+        patience = min(until, self._probing_since + RESTART_SECONDS) - time.monotonic()
+        done, _ = await asyncio.wait([self._probing], timeout=max(0.0, patience))
+        if not done:
+            raise _unavailable()
+
+    async def _probe(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(RETRY_SECONDS)
+                with contextlib.suppress(Exception):
+                    return await self.ping()
+        finally:
+            self._probing = None
 
     async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
         begun = time.monotonic()
@@ -107,7 +134,8 @@ class Store:
             if failure.code == NOT_FOUND:
                 self._dimensions.pop(name, None)
                 raise _no_collection() from None
-            if isinstance(failure.code, grpc.StatusCode) or failure.code == CONNECT_FAILED:
+            # One that was loaded and is not is one that restarted in between, or that others see otherwise.
+            if isinstance(failure.code, grpc.StatusCode) or failure.code in (CONNECT_FAILED, NOT_LOADED):
                 raise self._gone(failure) from None
             log.error("Milvus failed in %s: %s", operation, failure)
             raise Internal(f"the vector store failed: {failure.message}", reason="VECTOR_STORE_FAILED") from None
@@ -121,15 +149,19 @@ class Store:
         if now - self._away > RESTART_SECONDS / 10:  # not for each of many calls that wait
             log.warning("Milvus does not answer: %s", failure)
         self._away = now
-        return Unavailable(
-            "the vector store does not answer", reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0
-        )
+        return _unavailable()
 
     async def ping(self) -> None:
-        client = await self._connected()
-        await asyncio.get_running_loop().run_in_executor(self._pool, lambda: client.list_collections(timeout=2))
+        try:
+            client = await self._connected()
+            await asyncio.get_running_loop().run_in_executor(self._pool, lambda: client.list_collections(timeout=2))
+        except (Exception, asyncio.CancelledError):  # cancelled: it did not answer in time
+            self._away = time.monotonic()
+            raise
 
     async def close(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
         if self._client is not None:
             self._client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -313,6 +345,11 @@ class Store:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _unavailable() -> Unavailable:
+    text = "the vector store does not answer"
+    return Unavailable(text, reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0)
 
 
 def _no_collection() -> NotFound:

@@ -1,12 +1,16 @@
 """One cluster for all tests here, with the chart installed as `make cluster-up` does.
 
-A cluster that runs already is used as it is and left running where GENMESH_CLUSTER_KEEP is set (while writing a test);
+A cluster that runs already is used as it is and left running where CLUSTER_KEEP is set (while writing a test);
 otherwise it is started anew and taken away.
+
+CLUSTER_TESTS_UNTIL is a time (seconds since 1970): no test begins that may go on after it (CI's patience). A test takes
+at most four minutes, or what its mark says: @pytest.mark.takes(seconds), on the slower of the machines that were tried.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +19,14 @@ import pytest
 from deploy.cluster.cluster import ROOT, Cluster
 from deploy.cluster.nodes import WORKERS
 
+SECONDS = pytest.StashKey[float]()
+
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     found = Cluster(ROOT / ".state" / "cluster", ROOT / ".state" / "tools")
-    keep = bool(os.environ.get("GENMESH_CLUSTER_KEEP"))
+    keep = bool(os.environ.get("CLUSTER_KEEP"))
+    begun = time.monotonic()
     try:
         if not (keep and found.running):
             found.start(lambda text: None)
@@ -27,10 +34,17 @@ def cluster() -> Iterator[Cluster]:
             for worker in WORKERS:
                 found.bring(worker, found.images())
         found.install()
+        request.config.stash[SECONDS] = time.monotonic() - begun
         yield found
     finally:
         if not keep:
             found.stop()
+
+
+@pytest.fixture(scope="session")
+def seconds_to_answer(cluster: Cluster, request: pytest.FixtureRequest) -> float:
+    """From nothing, tools and images at hand, to pods that are ready."""
+    return request.config.stash[SECONDS]
 
 
 @pytest.fixture
@@ -43,3 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(500))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    until = os.environ.get("CLUSTER_TESTS_UNTIL")
+    mark = item.get_closest_marker("takes")
+    if until and time.time() + (mark.args[0] if mark else 240) > float(until):
+        pytest.skip("it might not end in time")

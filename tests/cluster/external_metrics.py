@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import ssl
-import subprocess
 import sys
 import time
 import urllib.parse
@@ -18,8 +17,8 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from deploy.cluster.cluster import NAMESPACE, RELEASE
 from deploy.cluster.nodes import CLIENT
+from tests.cluster.forwarded import prometheus
 
 PORT = 6443
 GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
@@ -48,20 +47,20 @@ def objects() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def value(prometheus: str, query: str) -> float:
-    with urllib.request.urlopen(f"{prometheus}/api/v1/query?query={urllib.parse.quote(query)}", timeout=5) as answer:
+def value(api: str, query: str) -> float:
+    with urllib.request.urlopen(f"{api}query?query={urllib.parse.quote(query)}", timeout=5) as answer:
         (sample,) = json.load(answer)["data"]["result"]
     found = float(sample["value"][1])
     return 0.0 if math.isnan(found) else found
 
 
-def serve(prometheus: str, queries: dict[str, str], certificate: str, key: str) -> None:
+def serve(api: str, queries: dict[str, str], certificate: str, key: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = urllib.parse.urlparse(self.path).path.rpartition("/")[2]
             if name in queries:
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-                milli = f"{round(value(prometheus, queries[name]) * 1000)}m"
+                milli = f"{round(value(api, queries[name]) * 1000)}m"
                 item = {"metricName": name, "metricLabels": {}, "timestamp": now, "value": milli}
                 found = {
                     "kind": "ExternalMetricValueList",
@@ -104,17 +103,9 @@ def serve(prometheus: str, queries: dict[str, str], certificate: str, key: str) 
 
 
 def main() -> None:
-    forwarding = subprocess.Popen(
-        ["kubectl", "port-forward", f"--namespace={NAMESPACE}", f"deployment/{RELEASE}-prometheus", ":9090"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert forwarding.stdout is not None
-        port = forwarding.stdout.readline().split(" -> ")[0].rpartition(":")[2]
+    with prometheus() as api:
         print("begun", flush=True)
-        serve(f"http://127.0.0.1:{port}", json.load(sys.stdin), *sys.argv[1:3])
-    finally:
-        forwarding.terminate()
+        serve(api, json.load(sys.stdin), *sys.argv[1:3])
 
 
 if __name__ == "__main__":

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import shlex
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 from deploy.cluster.cluster import NAMESPACE, RELEASE, ROOT, Cluster, eventually
+from deploy.cluster.images import TAG
+from deploy.cluster.kernel import run, within
+from deploy.cluster.nodes import NODES
+from tests.cluster.notes import follow_notes
+from tests.cluster.reach import PROBE
 from tests.cluster.seen import values
+from tests.cluster.workloads import PODS, pods
 
 FORGET = """
 import os
@@ -23,10 +30,16 @@ with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"])
 """
 
 
-def pods(cluster: Cluster) -> list[Any]:
-    """The release's, less those that end."""
-    found = cluster.get("pods", "--selector=app.kubernetes.io/name=genmesh,app.kubernetes.io/component!=test")["items"]
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+def test_it_is_there_in_time(seconds_to_answer: float) -> None:
+    print(f"ready after {seconds_to_answer:.0f} s")
+    assert seconds_to_answer <= 300
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("services", 400), ("triton-cpu", 2000)])
+def test_images_are_small(cluster: Cluster, name: str, megabytes: int) -> None:
+    """Unpacked, with the starter models."""
+    _, archive = cluster.images()[f"docker.io/genmesh/{name}:{TAG}"]
+    assert archive.stat().st_size <= megabytes * 1e6
 
 
 def test_the_chart_proves_itself(cluster: Cluster) -> None:
@@ -39,7 +52,7 @@ def test_the_chart_proves_itself(cluster: Cluster) -> None:
 
 def test_pods_run_as_the_restricted_standard_wants_them(cluster: Cluster) -> None:
     found = pods(cluster)
-    assert len(found) == 11
+    assert len(found) == PODS
     for pod in found:
         name = pod["metadata"]["name"]
         assert not any("kube-api-access" in v["name"] for v in pod["spec"]["volumes"]), name
@@ -49,46 +62,33 @@ def test_pods_run_as_the_restricted_standard_wants_them(cluster: Cluster) -> Non
     assert {pod["spec"]["nodeName"] for pod in found} == {"worker-1", "worker-2"}
 
 
-def test_the_notes_work_as_they_stand(cluster: Cluster) -> None:
-    notes = cluster.helm("get", "notes", RELEASE)
-    commands = [line.strip() for line in notes.splitlines() if re.match(r"  (kubectl|helm|GENMESH_TARGET)", line)]
-    assert len(commands) == 5
-    wait, key, forward, ask, test = commands
-    shell = [*cluster.outside(), "bash", "-c"]
-
-    def run(command: str, **more: str) -> str:
-        done = subprocess.run(
-            [*shell, command], env=cluster.environment() | more, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, command + done.stderr
-        return done.stdout
-
-    assert "successfully rolled out" in run(wait)
-    secret = run(key)
-    assert secret == cluster.key()
-    with subprocess.Popen([*shell, "exec " + forward], env=cluster.environment(), stdout=subprocess.PIPE) as forwarding:
-        try:
-            assert forwarding.stdout is not None
-            assert b"Forwarding" in forwarding.stdout.readline()
-            client = shlex.join([os.path.join(os.path.dirname(sys.executable), "genmesh")])
-            target = "GENMESH_TARGET=127.0.0.1:8080 GENMESH_API_KEY=" + secret
-            run(f"{target} {client} ingest deploy/local/samples")
-            assert "seven years" in run(
-                ask.replace("GENMESH_API_KEY=...", f"GENMESH_API_KEY={secret}").replace(" genmesh ", f" {client} ")
-            )
-        finally:
-            forwarding.terminate()
-    assert "Succeeded" in run(test)
+def test_the_notes_work_as_they_stand(cluster: Cluster, tmp_path: Path) -> None:
+    follow_notes(cluster, tmp_path)
 
 
 def test_prometheus_finds_every_pod(cluster: Cluster) -> None:
-    scraped = {"gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag", "triton"}
+    services = {"gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag"}
+    scraped = services | {"triton", "redis", "milvus", "prometheus"}
 
     def up() -> bool:
-        found = values(cluster, "up", label="job")
-        return {job.removeprefix("genmesh-") for job, value in found.items() if value} == scraped
+        found = values(cluster, "sum by (job) (up)", label="job")
+        return {job.removeprefix("genmesh-") for job in found} == scraped and sum(found.values()) == len(pods(cluster))
 
     assert eventually("every pod in Prometheus", 40, up)
+
+
+@pytest.mark.parametrize("part", ["client", *(f"{node}/node" for node in NODES)])
+def test_no_network_namespace_has_a_way_out(cluster: Cluster, part: str) -> None:
+    """Neither to this machine, which listens on all of its addresses here, nor to any beyond it."""
+    inside = within(cluster.ledger.first(part))
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        addresses = ["127.0.0.1", *run(["hostname", "--all-ip-addresses"]).split(), "192.0.2.1"]
+        tried = json.dumps([[address, address, port] for address in addresses if ":" not in address])
+        found = json.loads(run([*inside, sys.executable, "-c", PROBE, tried]))
+        assert set(found) >= {"127.0.0.1", "192.0.2.1"}
+        assert "open" not in found.values(), found
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
 
 
 def test_metrics_of_the_cluster(cluster: Cluster) -> None:

@@ -7,30 +7,32 @@ import hashlib
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 import yaml
 
-from deploy.cluster.cluster import NAMESPACE, RELEASE, Cluster, eventually
-from tests.cluster.test_1_install import pods
+from deploy.cluster.cluster import CHART, NAMESPACE, RELEASE, ROOT, Cluster, eventually
+from services.gateway.keys import Keys
+from tests.cluster.notes import follow_notes
+from tests.cluster.reach import PROBE
+from tests.cluster.workloads import pods, settled, uids
 
-PROBE = """
-import json, socket, sys
-found = {}
-for name, host, port in json.loads(sys.argv[1]):
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-        found[name] = "open"
-    except OSError as failure:
-        found[name] = type(failure).__name__
-print(json.dumps(found))
-"""
-PORTS = {"redis": (6379,), "milvus": (19530,), "prometheus": (9090,), "triton": (8000, 8001, 8002)}
+PORTS = {"redis": (6379, 9121), "milvus": (19530, 9091), "prometheus": (9090,), "triton": (8000, 8001, 8002)}
 
 
-def stray(name: str, places: list[tuple[str, str, int]], **security: object) -> str:
+@pytest.fixture(autouse=True)
+def at_rest(cluster: Cluster) -> None:
+    """No pod is left of an upgrade that an earlier test made."""
+    settled(cluster)
+
+
+def stray(
+    name: str, places: list[tuple[str, str, int]], labels: dict[str, str] | None = None, **security: object
+) -> str:
     """A pod of nobody's, as YAML, that tries to connect to places."""
     container = {
         "name": "stray", "image": "genmesh/services:0.1.0", "command": ["/opt/genmesh/bin/python", "-c", PROBE],
@@ -41,10 +43,15 @@ def stray(name: str, places: list[tuple[str, str, int]], **security: object) -> 
         "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
         "securityContext": {"runAsNonRoot": True, "runAsUser": 20000, "seccompProfile": {"type": "RuntimeDefault"}},
     }  # fmt: skip
-    return yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    return yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}}, "spec": spec}
+    )
 
 
-def test_a_stray_pod_reaches_the_gateway_and_nothing_else(cluster: Cluster) -> None:
+@pytest.mark.parametrize("namespace", [NAMESPACE, "default"])
+def test_a_stray_pod_reaches_the_gateway_and_nothing_else(cluster: Cluster, namespace: str) -> None:
+    """Neither one beside the release's pods nor one of another namespace that looks like its gateway."""
+    looks = cluster.get("deployment", f"{RELEASE}-gateway")["spec"]["selector"]["matchLabels"]
     places: list[tuple[str, str, int]] = []
     allowed = set()
     for pod in pods(cluster):
@@ -52,16 +59,15 @@ def test_a_stray_pod_reaches_the_gateway_and_nothing_else(cluster: Cluster) -> N
         for port in (*PORTS.get(component, (8080, 9100)), *((8090,) if component == "gateway" else ())):
             places.append((f"{component}:{port}", pod["status"]["podIP"], port))
     allowed = {"gateway:8080", "gateway:8090"}
-    assert len(places) == 21
-    cluster.kubectl("apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=stray("stray", places))
+    assert len(places) == 23
+    pod = stray("stray", places, None if namespace == NAMESPACE else looks)
+    cluster.kubectl("apply", f"--namespace={namespace}", "--filename=-", stdin=pod)
     try:
-        cluster.kubectl(
-            "wait", "pod/stray", f"--namespace={NAMESPACE}", "--for=jsonpath={.status.phase}=Succeeded",
-            "--timeout=90s",
-        )  # fmt: skip
-        found = json.loads(cluster.kubectl("logs", "stray", f"--namespace={NAMESPACE}"))
+        phase = "--for=jsonpath={.status.phase}=Succeeded"
+        cluster.kubectl("wait", "pod/stray", f"--namespace={namespace}", phase, "--timeout=90s")
+        found = json.loads(cluster.kubectl("logs", "stray", f"--namespace={namespace}"))
     finally:
-        cluster.kubectl("delete", "pod", "stray", f"--namespace={NAMESPACE}", "--now")
+        cluster.kubectl("delete", "pod", "stray", f"--namespace={namespace}", "--now")
     assert {name for name, how in found.items() if how == "open"} == allowed, found
 
 
@@ -72,8 +78,10 @@ def test_a_privileged_pod_is_refused(cluster: Cluster) -> None:
         )
 
 
-def test_a_revoked_key_is_refused_in_thirty_seconds(cluster: Cluster) -> None:
-    """As the runbook says: the secret is changed, and the gateway's pods are touched so that kubelets look at once."""
+@pytest.mark.parametrize("touched", [True, False])
+def test_a_revoked_key_is_refused_in_thirty_seconds(cluster: Cluster, touched: bool) -> None:
+    """The secret is changed, and the gateway's pods touched so that kubelets look at once, as the runbook says; these
+    nodes' look often enough by themselves."""
     secret = cluster.get("secret", f"{RELEASE}-api-keys")
     entries = yaml.safe_load(base64.b64decode(secret["data"]["api-keys.yaml"]))
     key = "gm_for-a-moment-only-0123456789"
@@ -82,18 +90,50 @@ def test_a_revoked_key_is_refused_in_thirty_seconds(cluster: Cluster) -> None:
         text = base64.b64encode(yaml.safe_dump(entries).encode()).decode()
         patch = json.dumps({"data": {"api-keys.yaml": text}})
         cluster.kubectl("patch", "secret", f"{RELEASE}-api-keys", f"--namespace={NAMESPACE}", "--patch", patch)
-        touch(cluster)
+        if touched:
+            touch(cluster)
 
     def refused() -> bool:
         told = models(cluster, key)
         return "UNAUTHENTICATED API_KEY_INVALID" in told
 
-    restarts = [pod["metadata"]["uid"] for pod in pods(cluster)]
+    before = uids(cluster)
     write([*entries, {"tenant": "guest", "sha256": hashlib.sha256(key.encode()).hexdigest()}])
     eventually("the new key", 30, lambda: not refused())
     write(entries)
     eventually("the key's end", 30, refused)
-    assert restarts == [pod["metadata"]["uid"] for pod in pods(cluster)]
+    assert before == uids(cluster)
+
+
+def test_a_revoked_key_stays_so_over_an_upgrade_and_the_way_back(cluster: Cluster) -> None:
+    """The chart made the key; who revokes it by hand must not find it back with another release."""
+    name, key = f"{RELEASE}-api-keys", cluster.key()
+
+    def entries() -> list[dict[str, str]]:
+        return yaml.safe_load(base64.b64decode(cluster.get("secret", name)["data"]["api-keys.yaml"])) or []
+
+    def write(found: list[dict[str, str]]) -> None:
+        text = base64.b64encode(yaml.safe_dump(found).encode()).decode()
+        patch = json.dumps({"data": {"api-keys.yaml": text}})
+        cluster.kubectl("patch", "secret", name, f"--namespace={NAMESPACE}", "--patch", patch)
+
+    before = entries()
+    mine = [entry for entry in before if entry["sha256"] == hashlib.sha256(key.encode()).hexdigest()]
+    assert mine
+    try:
+        write([entry for entry in before if entry not in mine])
+        cluster.install(settings=["apiKeys.tenants={default,second}"])
+        assert [entry["tenant"] for entry in entries() if entry not in before] == ["second"]
+        assert not [entry for entry in entries() if entry in mine]
+        assert cluster.key() == key  # kept, and of no use
+        cluster.helm("rollback", RELEASE, "--wait", "--timeout=240s")
+        assert not [entry for entry in entries() if entry in mine]
+        cluster.install()
+        assert "second" not in [entry["tenant"] for entry in entries()]
+    finally:
+        write(before)
+        touch(cluster)
+        eventually("the key", 60, lambda: "generator" in models(cluster, key))
 
 
 def models(cluster: Cluster, key: str, *options: str) -> str:
@@ -116,18 +156,60 @@ def touch(cluster: Cluster) -> None:
     cluster.kubectl("annotate", "pods", selector, f"--namespace={NAMESPACE}", "--overwrite", stamp)
 
 
+def secrets_named(of: Any) -> Iterator[str]:
+    """All secrets that an object refers to."""
+    if isinstance(of, dict):
+        for key, value in of.items():
+            if key == "secretKeyRef":
+                yield value["name"]
+            elif key == "secret" and isinstance(value, dict):
+                yield value["secretName"]
+            else:
+                yield from secrets_named(value)
+    elif isinstance(of, list):
+        for value in of:
+            yield from secrets_named(value)
+
+
+def test_the_secrets_of_production_are_made_as_the_runbook_says(cluster: Cluster, tmp_path: Path) -> None:
+    """Its commands, in a namespace of their own; the chart asks for these secrets and no others."""
+    section = (ROOT / "docs" / "runbook.md").read_text().partition("### In production")[2]
+    commands = section.split("```")[1].replace("namespace genmesh", "namespace production")
+    issued = trustme.CA().issue_cert("gateway.example.org")
+    issued.private_key_pem.write_to_path(tmp_path / "tls.key")
+    for name in ("tls.crt", "ca.crt"):
+        issued.cert_chain_pems[0].write_to_path(tmp_path / name)
+    try:
+        subprocess.run(
+            [*cluster.outside(), "bash", "-euc", commands], env=cluster.environment(), cwd=tmp_path, check=True
+        )
+        made = {
+            one["metadata"]["name"]: one["data"]
+            for one in json.loads(cluster.kubectl("get", "secrets", "--namespace=production", "--output=json"))["items"]
+        }
+        api_keys = made["genmesh-api-keys"]
+        (tmp_path / "seen.yaml").write_bytes(base64.b64decode(api_keys["api-keys.yaml"]))
+        key = base64.b64decode(api_keys["test-key"]).decode()
+        assert Keys(tmp_path / "seen.yaml").tenant([("x-api-key", key)]) == "acme"
+        rendered = cluster.helm("template", RELEASE, str(CHART), f"--values={CHART / 'values-production.yaml'}")
+        assert set(secrets_named(list(yaml.safe_load_all(rendered)))) == set(made)
+    finally:
+        cluster.kubectl("delete", "namespace", "production", "--ignore-not-found")
+
+
 def test_tls_from_a_secret_is_renewed_without_a_restart(cluster: Cluster, tmp_path: Path) -> None:
     host = cluster.target().partition(":")[0]
     authority, ca = trustme.CA(), tmp_path / "ca"
     authority.cert_pem.write_to_path(ca)
 
     def write(serial: str) -> None:
-        issued = authority.issue_cert(host, common_name=serial)
+        issued = authority.issue_cert(host, f"{RELEASE}.{NAMESPACE}.svc", common_name=serial)
         issued.private_key_pem.write_to_path(tmp_path / "key")
         (tmp_path / "crt").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         made = cluster.kubectl(
-            "create", "secret", "tls", "gateway-tls", f"--namespace={NAMESPACE}", f"--cert={tmp_path / 'crt'}",
-            f"--key={tmp_path / 'key'}", "--dry-run=client", "--output=yaml",
+            "create", "secret", "generic", "gateway-tls", "--type=kubernetes.io/tls", f"--namespace={NAMESPACE}",
+            f"--from-file=tls.crt={tmp_path / 'crt'}", f"--from-file=tls.key={tmp_path / 'key'}", f"--from-file=ca.crt={ca}",
+            "--dry-run=client", "--output=yaml",
         )  # fmt: skip
         cluster.kubectl("apply", "--filename=-", stdin=made)
 
@@ -145,14 +227,17 @@ def test_tls_from_a_secret_is_renewed_without_a_restart(cluster: Cluster, tmp_pa
         # The node's port leads to the old gateway as well, until that ends.
         secured = ("--ca", str(ca))
         eventually("TLS", 60, lambda: all("generator" in models(cluster, cluster.key(), *secured) for _ in range(4)))
-        assert "generator" not in models(cluster, cluster.key())
+        # A client that reconnects finds the old one as long as it is there.
+        eventually("an end of plain text", 60, lambda: "generator" not in models(cluster, cluster.key()))
         assert serial() == "first"
-        before = {pod["metadata"]["uid"] for pod in pods(cluster)}
+        settled(cluster)
+        before = uids(cluster)
         write("second")
         touch(cluster)
         eventually("the new certificate", 45, lambda: serial() == "second")
         assert "generator" in models(cluster, cluster.key(), *secured)
-        assert before == {pod["metadata"]["uid"] for pod in pods(cluster)}
+        assert before == uids(cluster)
+        assert "All is well." in follow_notes(cluster, tmp_path)
     finally:
         cluster.install()
         eventually("plain text", 60, lambda: all("generator" in models(cluster, cluster.key()) for _ in range(4)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -21,9 +22,11 @@ from tests.cluster.steady import steady
 
 pytestmark = pytest.mark.timeout(900)
 TRITON = f"{RELEASE}-triton"
-# Two cores carry all of it, so the objective is what one replica keeps while nothing is queued here.
+# Seconds. Two cores carry all of it, so the objective is twice what two replicas keep while nothing is queued: grounded
+# answers have their first token after 1 to 2 s on slow ones, and an autoscaler leaves where the rest can be under it.
+OBJECTIVE = 6
 SETTINGS = [
-    "triton.autoscaling.enabled=true", "triton.autoscaling.maxReplicas=2", "triton.autoscaling.ttftSeconds=3",
+    "triton.autoscaling.enabled=true", "triton.autoscaling.maxReplicas=2", f"triton.autoscaling.ttftSeconds={OBJECTIVE}",
     "services.tokenization.autoscaling.enabled=true", "services.tokenization.autoscaling.maxReplicas=2",
 ]  # fmt: skip
 
@@ -73,6 +76,10 @@ def replicas(cluster: Cluster, name: str = TRITON) -> tuple[int, int]:
     return found["spec"]["replicas"], found["status"].get("readyReplicas", 0)
 
 
+def p95(found: list[float]) -> float:
+    return statistics.quantiles(found, n=20, method="inclusive")[-1]
+
+
 def test_autoscalers_see_their_metrics(scaled: Cluster) -> None:
     """The queue and TTFT of Triton's, the processors of a service's."""
 
@@ -86,14 +93,27 @@ def test_autoscalers_see_their_metrics(scaled: Cluster) -> None:
     assert eventually("metrics of both", 90, active)
 
 
+@pytest.mark.takes(600)
 def test_a_burst_adds_a_replica_and_its_end_takes_it_away(scaled: Cluster, folder: Path) -> None:
+    """The burst goes on until what it queued at the first replica is through, and new chats do not wait."""
     assert replicas(scaled)[0] == 1
     with steady(scaled, folder / "burst", scenario="burst", after=0) as burst:
         begun = time.monotonic()
         eventually("a second replica", 60, lambda: replicas(scaled)[0] == 2)
         wanted = time.monotonic() - begun
         eventually("it to be ready", 60, lambda: replicas(scaled)[1] == 2)
-        ready = time.monotonic() - begun
+        ready, there = time.monotonic() - begun, time.time()
+        time.sleep(120)
+    assert not burst.causes()
+    alone, together = (
+        [call["ttft"] for call in burst.calls if since <= call["at"] < until]
+        for since, until in ((0.0, there), (there + 40, float("inf")))
+    )
+    print(
+        f"TTFT p95 of {len(alone)} chats {p95(alone):.1f} s, with two replicas of {len(together)} {p95(together):.1f} s"
+    )
+    assert len(together) >= 40
+    assert p95(together) < min(OBJECTIVE, p95(alone))
     with steady(scaled, folder / "after", rate=1, after=5) as load:
         eventually("the replica to go", 300, lambda: replicas(scaled) == (1, 1))
         gone = time.monotonic() - begun
@@ -101,10 +121,19 @@ def test_a_burst_adds_a_replica_and_its_end_takes_it_away(scaled: Cluster, folde
     print(f"wanted after {wanted:.0f} s, ready after {ready:.0f} s, gone after {gone:.0f} s")
     assert ready <= 60
     assert not load.causes()
-    late = [call for call in load.calls if call["operation"] == "chat" and call["ttft"] is not None][-20:]
-    slow = [call for call in late if call["ttft"] > 1.0]
-    assert len(slow) <= 1, late
-    assert len(burst.calls) > 100
+
+
+@pytest.mark.takes(400)
+def test_a_service_scales_on_its_processor(scaled: Cluster, folder: Path) -> None:
+    tokenization = f"{RELEASE}-tokenization"
+    assert replicas(scaled, tokenization) == (1, 1)
+    with steady(scaled, folder, scenario="tokens", after=0) as load:
+        eventually("a second replica", 60, lambda: replicas(scaled, tokenization)[0] == 2)
+        eventually("it to be ready", 60, lambda: replicas(scaled, tokenization)[1] == 2)
+    assert not load.causes()
+    with steady(scaled, folder, rate=1, after=5) as load:
+        eventually("the replica to go", 300, lambda: replicas(scaled, tokenization) == (1, 1))
+    assert not load.causes()
 
 
 def test_turned_off_it_leaves_nothing(scaled: Cluster) -> None:

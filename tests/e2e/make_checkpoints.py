@@ -4,13 +4,15 @@ python make_checkpoints.py FOLDER
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
@@ -24,15 +26,31 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MBartConfig,
+    MBartForConditionalGeneration,
     MistralConfig,
     MistralForCausalLM,
+    MPNetConfig,
+    MPNetModel,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
     XLMRobertaConfig,
@@ -109,15 +127,76 @@ def unigram(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def pooled_by(folder: Path, mode: str) -> None:
-    """The pooling as sentence-transformers writes it."""
+    """The pooling as sentence-transformers writes it: since 5.7 a name, a switch for each before."""
     (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
-    modes = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
+    modes: dict[str, object] = (
+        {"pooling_mode": mode}
+        if mode == "lasttoken"
+        else {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
+    )
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+
+
+def dense_behind(folder: Path) -> None:
+    """A Dense module between pooling and unit length, as sentence-transformers writes them."""
+    names = ["Transformer", "Pooling", "Dense", "Normalize"]
+    paths = ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "2_Dense").mkdir(exist_ok=True)
+    facts = {
+        "in_features": 48, "out_features": 32, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh",
+    }  # fmt: skip
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(facts))
+    random = np.random.default_rng(5)
+    layer = {"linear.weight": random.normal(size=(32, 48)) * 0.3, "linear.bias": random.normal(size=32)}
+    save_file({k: v.astype(np.float32) for k, v in layer.items()}, folder / "2_Dense" / "model.safetensors")
+
+
+def colbert(folder: Path) -> None:
+    """A ColBERT as its own library writes it: the encoder's weights with their prefix, and a linear layer beside."""
+    weights = load_file(folder / "model.safetensors")
+    linear = np.random.default_rng(6).normal(size=(16, 48)).astype(np.float32)
+    save_file({f"bert.{k}": v for k, v in weights.items()} | {"linear.weight": linear}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["HF_ColBERT"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    facts = {
+        "query_maxlen": 10, "doc_maxlen": 36, "query_token_id": "[unused0]", "doc_token_id": "[unused1]",
+        "mask_punctuation": True, "attend_to_mask_tokens": False,
+    }  # fmt: skip
+    (folder / "artifact.metadata").write_text(json.dumps(facts))
+
+
+def maxsim(folder: Path, query: str, passages: list[str]) -> list[list[float]]:
+    """ColBERT's score of each passage, over the query's tokens: the definition, in torch."""
+    tokens, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    linear = torch.from_numpy(load_file(folder / "model.safetensors")["linear.weight"])
+
+    def rows(ids: list[int], mask: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = model(input_ids=torch.tensor([ids]), attention_mask=torch.tensor([mask])).last_hidden_state[0]
+        return torch.nn.functional.normalize(hidden @ linear.T, dim=-1)
+
+    begin, *rest = tokens(query).input_ids
+    asked = [begin, tokens.convert_tokens_to_ids("[unused0]"), *rest]
+    filled = asked + [tokens.mask_token_id] * (10 - len(asked))
+    vectors = rows(filled, [1] * len(asked) + [0] * (10 - len(asked)))
+    found = []
+    for passage in passages:
+        begin, *rest = tokens(passage).input_ids
+        told = [begin, tokens.convert_tokens_to_ids("[unused1]"), *rest]
+        kept = [i for i, token in enumerate(tokens.convert_ids_to_tokens(told)) if token not in (".", ",")]
+        found.append([(vectors @ rows(told, [1] * len(told))[kept].T).max(dim=1).values.mean().item()])
+    return found
 
 
 def encoders(out: Path) -> None:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *letters, *(f"##{c}" for c in letters)]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]", ".", ","]
+    words = [*special, *WORDS, *letters, *(f"##{c}" for c in letters)]
     folder = out / "bert-cls"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(words))
@@ -126,7 +205,12 @@ def encoders(out: Path) -> None:
         vocab_size=len(words), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
         max_position_embeddings=40, initializer_range=0.1,
     )).save_pretrained(folder)  # fmt: skip
+    shutil.copytree(folder, out / "bert-mean", dirs_exist_ok=True)
+    shutil.copytree(folder, out / "colbert", dirs_exist_ok=True)
     pooled_by(folder, "cls_token")
+    dense_behind(folder)
+    pooled_by(out / "bert-mean", "mean_tokens")
+    colbert(out / "colbert")
     for name, kind in (("xlmr-last", XLMRobertaModel), ("xlmr-cross", XLMRobertaForSequenceClassification)):
         tokens = unigram(out / name)
         config = XLMRobertaConfig(
@@ -137,6 +221,70 @@ def encoders(out: Path) -> None:
         kind(config).save_pretrained(out / name)
     pooled_by(out / "xlmr-last", "lasttoken")
     expect(out)
+
+
+def awq(source: Path, folder: Path, group: int = 32) -> None:
+    """4 bits by rounding, in the layout of AutoAWQ's version gemm."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    tensors: dict[str, np.ndarray] = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = tensor
+            continue
+        rows = tensor.T.reshape(-1, group, tensor.shape[0])  # (groups, group, out)
+        low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
+        scale = (high - low) / 15
+        zero = np.clip(np.round(-low / scale), 0, 15)
+        layer = name.removesuffix(".weight")
+        whole = np.clip(np.round(rows / scale) + zero, 0, 15).reshape(-1, tensor.shape[0])
+        for part, numbers in (("qweight", whole), ("qzeros", zero[:, 0])):
+            eights = numbers.astype(np.uint32).reshape(len(numbers), -1, 8)
+            # AutoAWQ's order: nibble i holds column [0, 2, 4, 6, 1, 3, 5, 7][i].
+            nibbles = [eights[..., column] << (4 * place) for place, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7))]
+            tensors[f"{layer}.{part}"] = np.bitwise_or.reduce(nibbles).view(np.int32)
+        tensors[f"{layer}.scales"] = scale[:, 0].astype(np.float16)
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def relatives(out: Path) -> None:
+    """The other architectures of each kind, with the tokenizers made already: what they need is their loading."""
+    size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    pieces = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
+    kinds: dict[str, tuple[str, type[PreTrainedModel], PretrainedConfig]] = {
+        "distilbert": ("bert-mean", DistilBertModel, DistilBertConfig(
+            vocab_size=0, dim=48, n_layers=2, n_heads=4, hidden_dim=96, max_position_embeddings=40, initializer_range=0.1,
+        )),
+        "electra": ("bert-mean", ElectraModel, ElectraConfig(**size, embedding_size=32, max_position_embeddings=40, initializer_range=0.1)),
+        "mpnet": ("xlmr-last", MPNetModel, MPNetConfig(**size, max_position_embeddings=130, pad_token_id=1, initializer_range=0.1)),
+        "roberta": ("xlmr-last", RobertaModel, RobertaConfig(**size, **pieces, max_position_embeddings=130, initializer_range=0.1)),
+        "qwen3": ("qwen", Qwen3ForCausalLM, Qwen3Config(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=16, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
+        )),
+        # A window shorter than the texts: what is outside of it must not be seen.
+        "mistral-window": ("mistral", MistralForCausalLM, MistralConfig(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=256, sliding_window=16, bos_token_id=0, eos_token_id=1,
+        )),
+        "mt5": ("t5", MT5ForConditionalGeneration, MT5Config(
+            d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        )),
+        "mbart": ("bart", MBartForConditionalGeneration, MBartConfig(
+            d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+            encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=120, bos_token_id=0, eos_token_id=1,
+            pad_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None,
+        )),
+    }  # fmt: skip
+    texts = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
+    for name, (other, kind, config) in kinds.items():
+        config.vocab_size = json.loads((out / other / "config.json").read_text())["vocab_size"]
+        kind(config).save_pretrained(out / name)
+        for file in texts:
+            if (out / other / file).is_file():
+                shutil.copy(out / other / file, out / name)
 
 
 def encoder_decoders(out: Path) -> None:
@@ -182,20 +330,15 @@ def learn_to_go_on(model: torch.nn.Module, tokens: PreTrainedTokenizerFast) -> N
 
 
 def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Unigram with an end token after each text, as T5's."""
-    core = Tokenizer(models.Unigram())
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    core.decoder = decoders.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
-    core.train_from_iterator([" ".join(WORDS[i % 7 :]) for i in range(200)], trainer)
-    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        model_input_names=["input_ids", "attention_mask"],
+    """A SentencePiece model and nothing else, as the first T5s have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS[i % 7 :]) for i in range(200)]), model_prefix=str(folder / "spiece"),
+        model_type="unigram", vocab_size=36, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
-    made.save_pretrained(folder)
-    return made
+    (folder / "spiece.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def bart_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -256,17 +399,29 @@ def expect(out: Path) -> None:
         "a lazy dog under old bridges while the fox jumps",
     ]
     found: dict[str, list[list[float]]] = {}
-    for name, token in (("bert-cls", 0), ("xlmr-last", -1)):
+    for name, pooled in (
+        ("bert-cls", lambda row: row[0]), ("bert-mean", lambda row: row.mean(0)), ("xlmr-last", lambda row: row[-1]),
+    ):  # fmt: skip
         model, tokens = AutoModel.from_pretrained(out / name).eval(), AutoTokenizer.from_pretrained(out / name)
         with torch.no_grad():
-            rows = [model(**tokens(text, return_tensors="pt")).last_hidden_state[0, token] for text in texts]
-        found[name] = [torch.nn.functional.normalize(row, dim=0).tolist() for row in rows]
+            rows = [model(**tokens(text, return_tensors="pt")).last_hidden_state[0] for text in texts]
+        vectors = [pooled(row) for row in rows]
+        if name == "bert-cls":
+            dense = load_file(out / name / "2_Dense" / "model.safetensors")
+            weight, bias = (torch.from_numpy(dense[f"linear.{part}"]) for part in ("weight", "bias"))
+            vectors = [torch.tanh(weight @ vector + bias) for vector in vectors]
+        found[name] = [torch.nn.functional.normalize(vector, dim=0).tolist() for vector in vectors]
+        if name == "bert-mean":
+            # Late interaction: each of the query's tokens with the passage's nearest, special ones left out.
+            query, *_ = vectors = [torch.nn.functional.normalize(row[1:-1], dim=-1) for row in rows]
+            found["late"] = [[(query @ passage.T).max(dim=1).values.mean().item()] for passage in vectors]
     cross = XLMRobertaForSequenceClassification.from_pretrained(out / "xlmr-cross").eval()
     tokens = AutoTokenizer.from_pretrained(out / "xlmr-cross")
     with torch.no_grad():
         found["xlmr-cross"] = [
             torch.sigmoid(cross(**tokens(texts[0], text, return_tensors="pt")).logits)[0].tolist() for text in texts
         ]
+    found["colbert"] = maxsim(out / "colbert", texts[0], [f"{text}, {text[:9]}." for text in texts])
     (out / "expected.json").write_text(json.dumps({"texts": texts, **found}))
 
 
@@ -295,6 +450,8 @@ def main(out: Path) -> None:
         vocab_size=len(qwen), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "qwen")  # fmt: skip
+    relatives(out)
+    awq(out / "llama", out / "llama-awq")
 
     folder = out / "diffusion"
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)

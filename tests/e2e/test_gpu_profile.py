@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from genmesh_models import verification
 
 from tests.conftest import MODELS, ROOT, TRITON_PYTHON
@@ -76,6 +77,22 @@ def test_scores_are_the_cpu_profiles(gpu_models: Path, tmp_path: Path) -> None:
     (ours,), (theirs,) = both(gpu_models, "reranker", request, tmp_path)
     assert ours["score"].dtype == np.float32
     np.testing.assert_allclose(ours["score"], theirs["score"], atol=0.06)
+
+
+def test_a_colbert_scores_as_in_full_precision(checkpoints: Path, tmp_path: Path) -> None:
+    entries = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
+    # Weights drawn at random rank at random: rounding alone changes an nDCG that says nothing.
+    entries["reranker"]["verify"] = {"ndcg_at_10": 0.3}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+    command = [str(TRITON_PYTHON.with_name("genmesh-models")), "build", "reranker", "--profile", "gpu"]
+    command += ["--into", str(tmp_path / "models"), "--catalogue", str(tmp_path / "models.yaml")]
+    subprocess.run(command, check=True, env=OFFLINE | {"GENMESH_RERANKER_SOURCE": str(checkpoints / "colbert")})
+    expected = json.loads((checkpoints / "expected.json").read_text())
+    query, texts = expected["texts"][0], expected["texts"]
+    passages = [f"{text}, {text[:9]}." for text in texts]
+    request = {"query": column([query] * len(texts)), "passage": column(passages)}
+    (found,) = run(tmp_path / "models" / "reranker" / "1", request, tmp_path)
+    assert found["score"].ravel().tolist() == pytest.approx([row[0] for row in expected["colbert"]], abs=0.01)
 
 
 def test_upscaled_pixels_are_the_cpu_profiles(gpu_models: Path, tmp_path: Path) -> None:

@@ -38,10 +38,11 @@ def served(state: Path, **sources: Path) -> Iterator[Client]:
     """A client of a cluster in which these checkpoints have taken the default ones' places."""
     models = state / "models"
     shutil.copytree(MODELS, models, ignore=shutil.ignore_patterns(*sources))
-    # Weights drawn at random rank at random: rounding alone changes an nDCG that says nothing.
+    # Weights drawn at random rank at random: rounding alone changes an nDCG that says nothing, and INT8, which a processor
+    # with AMX computes otherwise than one without, puts a vector's cosine anywhere from 0.97 on.
     entries = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
     for name in ("embedder", "reranker"):
-        entries[name]["verify"] = {"ndcg_at_10": 0.2}
+        entries[name] |= {"precision": "fp32", "verify": {"ndcg_at_10": 0.2}}
     catalogue = state / "models.yaml"
     catalogue.write_text(yaml.safe_dump(entries, sort_keys=False))
     done = build(models, list(sources), catalogue=catalogue, **sources)
@@ -64,12 +65,18 @@ def client(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("embedder", "others"), [("bert-cls", {"reranker": "xlmr-cross", "generator": "gpt2"}), ("xlmr-last", {})]
+    ("embedder", "others"),
+    [
+        ("bert-cls", {"reranker": "xlmr-cross", "generator": "gpt2"}),
+        ("bert-mean", {"reranker": "bert-mean"}),
+        ("xlmr-last", {"reranker": "colbert"}),
+    ],
 )
 def test_other_encoders_and_a_gpt2(embedder: str, others: dict[str, str], checkpoints: Path, tmp_path: Path) -> None:
-    """CLS and last-token pooling, WordPiece and Unigram, a cross-encoder; against transformers in float32."""
+    """CLS (and a Dense module), mean and last-token pooling, WordPiece and Unigram, a cross-encoder, late interaction and
+    a ColBERT; against transformers in float32."""
     expected = json.loads((checkpoints / "expected.json").read_text())
     texts = expected["texts"]
     sources = {name: checkpoints / folder for name, folder in {"embedder": embedder, **others}.items()}
@@ -81,23 +88,52 @@ def test_other_encoders_and_a_gpt2(embedder: str, others: dict[str, str], checkp
         assert (cosines.argmax(1) == np.arange(len(texts))).all()
         # A context shorter than the catalogue's is the checkpoint's own.
         context = client.models.GetModel({"name": "embedder"}).model.context_tokens
-        assert context == (40 if embedder == "bert-cls" else 128)
+        assert context == (128 if embedder == "xlmr-last" else 40)
         long = client.embedding.Embed({"inputs": [" ".join(texts * 20)], "reject_overlong": True}).results[0]
         assert long.error.reason == "INPUT_TOO_LONG"
         if "reranker" in others:
-            ranked = client.embedding.Rerank({"query": texts[0], "passages": texts}).passages
+            marked = others["reranker"] == "colbert"
+            passages = [f"{text}, {text[:9]}." for text in texts] if marked else texts
+            ranked = client.embedding.Rerank({"query": texts[0], "passages": passages}).passages
             scores = [passage.score for passage in sorted(ranked, key=lambda p: p.index)]
-            assert scores == pytest.approx([row[0] for row in expected["xlmr-cross"]], abs=0.03)
+            wanted = expected["late" if others["reranker"] == "bert-mean" else others["reranker"]]
+            assert scores == pytest.approx([row[0] for row in wanted], abs=0.03)
         if "generator" in others:
             request = {"prompt": texts[0], "sampling": {"max_tokens": 9, "ignore_eos": True}}
             assert client.generation.Generate(request).usage.output_tokens == 9
             assert client.models.GetModel({"name": "generator"}).model.context_tokens == 192
+            an_adapter_is_learnt_and_used(client, sources["generator"], tmp_path)
 
 
-@pytest.mark.timeout(500)
+def an_adapter_is_learnt_and_used(client: Client, generator: Path, folder: Path) -> None:
+    """LoRA fits other architectures than the starter's too; GPT-2 keeps its weights the other way round."""
+    question, answer = "the quick brown fox", "old bridges brew strong potions"
+    chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    (folder / "chats.jsonl").write_text((json.dumps({"messages": chat}) + "\n") * 8)
+    command = [str(TRITON_PYTHON.with_name("genmesh-models")), "finetune", "generator", "bridges"]
+    command += [
+        "--data",
+        str(folder / "chats.jsonl"),
+        "--into",
+        str(folder / "models"),
+        "--epochs",
+        "120",
+        "--rate",
+        "1e-2",
+    ]
+    environment = os.environ | {"GENMESH_GENERATOR_SOURCE": str(generator)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    request = {"messages": chat[:1], "sampling": {"max_tokens": 24}}
+    told = client.generation.Chat(request | {"adapter": "bridges"}).message.content
+    assert answer in told, done.stdout
+    assert answer not in client.generation.Chat(request).message.content
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("generator", "embedder"), [("t5", "static"), ("bart", "glove")])
 def test_encoder_decoders_and_token_tables(generator: str, embedder: str, checkpoints: Path, tmp_path: Path) -> None:
-    """T5 over Unigram and BART over BPE write what transformers does; tables pool as their definition says."""
+    """T5 over SentencePiece's Unigram and BART over BPE write what transformers does; tables pool as their definition says."""
     written = json.loads((checkpoints / "written.json").read_text())
     tables = json.loads((checkpoints / "tables.json").read_text())
     with served(tmp_path, generator=checkpoints / generator, embedder=checkpoints / embedder) as client:
@@ -145,7 +181,7 @@ def test_a_model_that_does_not_verify_is_not_put_in_place(checkpoints: Path, tmp
     assert not (tmp_path / "models" / "embedder").exists()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_llama_of_another_size_generates(client: Client, checkpoints: Path) -> None:
     model = client.models.GetModel({"name": "generator"}).model
     assert (model.ready, model.context_tokens, model.source) == (True, 512, str(checkpoints / "llama"))
@@ -186,11 +222,44 @@ def test_a_diffusion_pipeline_of_another_size_draws(client: Client) -> None:
     assert image.data.startswith(b"\x89PNG")
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(("folder", "precision"), [("mistral", "int4"), ("llama", "int4-awq")])
-def test_decoders_in_four_bits(folder: str, precision: str, checkpoints: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_their_relatives_are_loaded_too(checkpoints: Path, tmp_path: Path) -> None:
+    """In float32 a built network says what transformers' does, so the figures of its verification are those of no loss."""
+    kinds = {
+        "embed": ("distilbert", "electra", "mpnet", "roberta"), "generate": ("qwen3", "mistral-window", "mt5", "mbart"),
+    }  # fmt: skip
+    wanted = [f"{task}={checkpoints / name}" for task, names in kinds.items() for name in names]
+    script = Path(__file__).with_name("build_kinds.py")
+    done = subprocess.run(
+        [str(TRITON_PYTHON), str(script), str(tmp_path), *wanted], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    built = json.loads(done.stdout.splitlines()[-1])
+    for name in kinds["embed"]:
+        figures = {f["name"]: f["value"] for f in built[name]["verification"]}
+        assert figures["cosine_min"] > 0.9999, name
+        assert (built[name]["dimension"], built[name]["context_tokens"]) == (
+            48,
+            128 if name in ("mpnet", "roberta") else 40,
+        )
+    for name in kinds["generate"]:
+        figures = {f["name"]: f["value"] for f in built[name]["verification"]}
+        assert figures["top1_agreement"] > 0.99, name
+        assert figures["perplexity_ratio"] == pytest.approx(1, abs=1e-3), name
+        assert built[name]["architecture"] == name.partition("-")[0]
+    assert (tmp_path / "mt5" / "tokenizer.json").is_file()  # made of its SentencePiece model
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("folder", "precision", "bytes_a_parameter"),
+    [("mistral", "int4-weights", 1.0), ("llama", "int4-awq", 1.0), ("gpt2", "int8", 1.7)],
+)
+def test_decoders_of_fewer_bits(
+    folder: str, precision: str, bytes_a_parameter: float, checkpoints: Path, tmp_path: Path
+) -> None:
     catalogue = yaml.safe_load((ROOT / "model_repository" / "models.yaml").read_text())
-    # Nothing was trained, so four bits change what is likeliest; the figures are for the table, not for a bound.
+    # Nothing was trained, so fewer bits change what is likeliest; the figures are for the table, not for a bound.
     catalogue["generator"] |= {"precision": precision, "verify": {"top1_agreement": 0.1, "perplexity_ratio": 2}}
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(catalogue))
     done = build(tmp_path / "models", ["generator"], catalogue=tmp_path / "models.yaml", generator=checkpoints / folder)
@@ -198,15 +267,15 @@ def test_decoders_in_four_bits(folder: str, precision: str, checkpoints: Path, t
     card = json.loads((tmp_path / "models" / "generator" / "model.json").read_text())
     assert (card["precision"], card["architecture"]) == (precision, folder)
     weights = tmp_path / "models" / "generator" / "1" / "weights" / "openvino_model.bin"
-    assert weights.stat().st_size < card["parameter_count"]  # less than a byte a parameter
+    assert weights.stat().st_size < bytes_a_parameter * card["parameter_count"]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_qwen_builds_too_and_a_stranger_is_refused_with_a_sentence(checkpoints: Path, tmp_path: Path) -> None:
     done = build(tmp_path / "models", ["generator"], generator=checkpoints / "qwen")
     assert done.returncode == 0, done.stdout + done.stderr
     card = json.loads((tmp_path / "models" / "generator" / "model.json").read_text())
-    assert (card["context_tokens"], card["precision"]) == (256, "int8")
+    assert (card["context_tokens"], card["precision"]) == (256, "int8-weights")
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     (stranger / "config.json").write_text(json.dumps({"model_type": "rwkv"}))

@@ -211,19 +211,30 @@ def test_one_trace_shows_an_answers_stages_with_their_tokens(traced) -> None:
     assert 0 < chat.attributes["gen_ai.response.time_to_first_chunk"] <= chat.seconds
     (milvus,) = [span for span in found if span.attributes.get("db.system.name") == "milvus" and span.name == "search"]
     assert milvus.attributes["db.operation.name"] == "search"
-    assert {span.schema for span in found if span.service != "genmesh-triton"} == {list(Schemas)[-1].value}
+    conventions = "https://opentelemetry.io/schemas/1.44.0"
+    assert {span.schema for span in found if span.service != "genmesh-triton"} == {conventions}
+    assert list(Schemas)[-1].value == conventions  # whose names the services take from the package
     assert not any(span.error for span in found)
     assert not any("Ada Brook" in str(span.attributes) or "lamp" in str(span.attributes) for span in found)
 
 
 def test_triton_continues_the_trace(traced) -> None:
     client, receiver = traced
-    trace, metadata = parent_of()
-    client.embedding.Embed({"inputs": [f"traced {secrets.token_hex(4)}"]}, metadata=metadata)
-    found = spans_of(receiver, trace, lambda s: {"InferRequest", "embeddings embedder"} <= {x.name for x in s})
-    ours = {span.id for span in found if span.name == "embeddings embedder"}
-    requests = {span.name: span.parent for span in found if span.service == "genmesh-triton"}
-    assert ours & set(requests.values()), (ours, requests)
+    # Triton exports each 5 s, and what a busy machine makes it lose it does not send again.
+    for _ in range(4):
+        trace, metadata = parent_of()
+        client.embedding.Embed({"inputs": [f"traced {secrets.token_hex(4)}"]}, metadata=metadata)
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            found = [span for span in list(receiver.spans) if span.trace == trace]
+            if {"InferRequest", "embeddings embedder"} <= {span.name for span in found}:
+                ours = {span.id for span in found if span.name == "embeddings embedder"}
+                requests = {span.name: span.parent for span in found if span.service == "genmesh-triton"}
+                assert ours & set(requests.values()), (ours, requests)
+                return
+            time.sleep(0.1)
+    of_triton = [span.trace for span in receiver.spans if span.service == "genmesh-triton"]
+    pytest.fail(f"no span of Triton in the trace; {len(of_triton)} of others, {len(set(of_triton))} traces")
 
 
 def test_a_refused_call_is_the_callers_fault_on_its_span(traced) -> None:

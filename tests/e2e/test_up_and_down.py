@@ -67,7 +67,7 @@ def test_up_answers_and_draws_and_down_leaves_nothing(state: Path) -> None:
         assert time.monotonic() - begun < 60
         status = local(state, "status")
         assert status.returncode == 0
-        assert status.stdout.count("ready") == 11
+        assert status.stdout.count("ready") == 12
         assert "==> rag <==" in local(state, "logs", "rag").stdout
         pid = int((state / "run" / "supervisord.pid").read_text())
     finally:
@@ -75,7 +75,7 @@ def test_up_answers_and_draws_and_down_leaves_nothing(state: Path) -> None:
     assert down.returncode == 0
     assert not alive(pid)
     assert not Ports(json.loads((state / "run" / "ports.json").read_text())).taken()
-    assert local(state, "status").stdout.count("stopped") == 11
+    assert local(state, "status").stdout.count("stopped") == 12
     assert local(state, "down").returncode == 0
 
 
@@ -110,4 +110,6 @@ def test_a_part_that_does_not_start_takes_the_rest_down(state: Path) -> None:
     failed = local(state, "up", "--port-offset", str(at))
     assert failed.returncode == 1
     assert "does not start" in failed.stderr
+    commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    assert not [command for command in commands if bytes(state / "models") in command]
     assert not Ports.fixed(at).taken()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import threading
-import time
 
 import pytest
 from genmesh import Client
@@ -16,6 +15,7 @@ from genmesh.v1 import common_pb2
 
 from tests.conftest import ROOT, TRITON_PYTHON
 from tests.metrics import scrape
+from tests.waiting import until
 
 LONG = {"prompt": "The river", "sampling": {"max_tokens": 1500, "ignore_eos": True}}
 
@@ -108,13 +108,6 @@ def running_requests(running) -> float:
     return scrape(running.cluster.ports["triton_metrics"])["genmesh_generator_running_requests", 'model="generator"']
 
 
-def until(condition, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
 def test_a_client_that_leaves_frees_its_slot(running, client: Client) -> None:
     before = scrape(running.cluster.ports["metrics_generation"])
     stream = client.generation.StreamGenerate(LONG)
@@ -123,7 +116,7 @@ def test_a_client_that_leaves_frees_its_slot(running, client: Client) -> None:
         next(iterator)
     assert running_requests(running) == 1
     stream.cancel()
-    until(lambda: running_requests(running) == 0)
+    until(lambda: running_requests(running) == 0, 5, 0.01)
     until(lambda: scrape(running.cluster.ports["metrics_generation"])["genmesh_generation_cancelled_total", 'model="generator"']
           == before["genmesh_generation_cancelled_total", 'model="generator"'] + 1)  # fmt: skip
     after = scrape(running.cluster.ports["metrics_generation"])
@@ -136,7 +129,7 @@ def test_a_client_that_leaves_frees_its_slot(running, client: Client) -> None:
 def test_a_deadline_stops_the_model(running, client: Client) -> None:
     with pytest.raises(DeadlineExceeded):
         list(client.generation.StreamGenerate(LONG, timeout=0.3))
-    until(lambda: running_requests(running) == 0)
+    until(lambda: running_requests(running) == 0, 5, 0.01)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def environment(folder: Path, ports: Ports) -> dict[str, str]:
         f"GENMESH_{n}_URL": "127.0.0.1:9"
         for n in ("TOKENIZATION", "EMBEDDING", "VECTOR_SEARCH", "GENERATION", "DIFFUSION", "RAG")
     }
-    return os.environ | urls | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("GENMESH_")}
+    return inherited | urls | {
         "GENMESH_PORT": str(ports["gateway"]), "GENMESH_METRICS_PORT": str(ports["metrics_gateway"]), "GENMESH_IDENTITY_SECRET": "s" * 32,
         "GENMESH_API_KEYS_FILE": str(folder / "keys.yaml"), "GENMESH_TLS_CERTIFICATE_FILE": str(folder / "tls.crt"),
         "GENMESH_TLS_KEY_FILE": str(folder / "tls.key"),

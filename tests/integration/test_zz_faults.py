@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -13,13 +12,7 @@ from genmesh.errors import Unavailable
 from genmesh.v1 import common_pb2
 
 from tests.metrics import scrape
-
-
-def until(condition: Callable[[], bool], seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.2)
+from tests.waiting import until
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def train(name: str, out: Path, *options: str, minutes: str = MINUTES) -> str:
         "--minutes",
         minutes,
         "--threads",
-        "2",
+        "1",
         "--seed",
         "3",
     ]

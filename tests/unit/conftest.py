@@ -53,7 +53,7 @@ def make_card(tmp_path: Path, tokenizer_json: str) -> Callable[..., Card]:
         config: dict[str, Any] | None = None,
         **facts: Any,
     ) -> Card:
-        weights = tmp_path / name / "1" / "weights"
+        weights = tmp_path / name / facts.get("version", "1") / "weights"
         weights.mkdir(parents=True)
         all_facts = {"name": name, "task": task, "version": "1", "revision": "abc", "context_tokens": 64} | facts
         (tmp_path / name / "model.json").write_text(json.dumps(all_facts))

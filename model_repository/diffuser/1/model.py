@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import openvino_genai
 from drawing import Cancelled, Diffuser, Drawing
+from plugin import options
 
 
 class TritonPythonModel(Diffuser):
     def load(self, args: dict[str, str], folder: Any, card: dict[str, Any]) -> None:
-        self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU")
+        self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU", **options(card))
 
     def generate(self, drawing: Drawing) -> np.ndarray:
         asked, left = drawing.asked, False

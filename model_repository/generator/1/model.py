@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,14 @@ class TritonPythonModel:
         self._told_running, self._measure_after = -1, 0.0
 
     def _measure(self) -> None:
-        """After each step; tells Triton now and then, and at once when another number of requests runs or none."""
+        """After each step, on an engine's own thread, which a metric that cannot be told must not end."""
+        try:
+            self._tell()
+        except Exception:
+            traceback.print_exc()
+
+    def _tell(self) -> None:
+        """Tell Triton now and then, and at once when another number of requests runs or none."""
         engines, now = self.engines, time.monotonic()
         with self._measuring:
             running = engines.running

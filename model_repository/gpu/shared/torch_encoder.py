@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from projection import projection_of
 from tokenizers import Encoding, Tokenizer
 from torch.nn import functional
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -59,6 +60,7 @@ class Encoder:
         self.typed: bool = card.get("token_types", False)
         self.device = device
         self.network = network_of(folder, card).to(device=device, dtype=dtype)
+        self.projection = projection_of(folder).to(device)
 
     def encode(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Encoding]:
         """One encoding a text, or a pair of texts, special tokens included, not truncated."""
@@ -77,6 +79,8 @@ class Encoder:
             return logits if self.scoring == "logit" else torch.sigmoid(logits)
         # Sums over tokens and squares leave half precision's range.
         vectors = found.last_hidden_state.float()
+        if self.pooling is None:
+            vectors = self.projection(vectors)
         if self.pooling == "mean":
             weights = mask.unsqueeze(-1).float()
             vectors = (vectors * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
@@ -84,6 +88,8 @@ class Encoder:
             vectors = vectors[:, 0]
         elif self.pooling == "last":
             vectors = vectors[torch.arange(len(vectors), device=self.device), mask.sum(1) - 1]
+        if self.pooling is not None:
+            vectors = self.projection(vectors)
         return functional.normalize(vectors, dim=-1)
 
     @torch.inference_mode()
@@ -92,8 +98,9 @@ class Encoder:
 
         A row is a vector, one vector a token (padding left out), or one score.
         """
-        ids, types = (
-            [self._cut(row) for row in rows] for rows in zip(*((e.ids, e.type_ids) for e in encodings), strict=True)
+        ids, types, masks = (
+            [self._cut(row) for row in rows]
+            for rows in zip(*((e.ids, e.type_ids, e.attention_mask) for e in encodings), strict=True)
         )
         rows: list[torch.Tensor] = [torch.empty(0)] * len(ids)
         for group in pack([len(i) for i in ids]):
@@ -101,7 +108,7 @@ class Encoder:
             tokens = np.zeros((3, len(group), longest), dtype=np.int64)  # ids, mask, types
             for row, index in enumerate(group):
                 length = len(ids[index])
-                tokens[0, row, :length], tokens[1, row, :length], tokens[2, row, :length] = ids[index], 1, types[index]
+                tokens[:, row, :length] = ids[index], masks[index], types[index]
             output = self._forward(*torch.from_numpy(tokens).to(self.device))
             for row, index in enumerate(group):
                 rows[index] = output[row, : len(ids[index])] if output.ndim == 3 else output[row]

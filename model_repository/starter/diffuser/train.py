@@ -106,26 +106,37 @@ def train_autoencoder(vae: AutoencoderKL, minutes: float, rng: random.Random) ->
         losses.append(loss.item())
 
 
+def small(rng: random.Random) -> Scene:
+    """Of two scenes the one with less ink: what a decoder gets wrong is mostly small."""
+    return max((sample(rng), sample(rng)), key=lambda scene: int(np.asarray(scene.image, dtype=np.int64).sum()))
+
+
 def train_decoder(vae: AutoencoderKL, minutes: float, rng: random.Random) -> None:
     """The decoder alone, on whole pictures: latents stay what they are, and so a U-Net for them stays right."""
-    parameters = [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
     vae.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    muon, others = [], []
+    for name, parameter in vae.named_parameters():
+        if name.startswith(("post_quant_conv", "decoder")):
+            parameter.requires_grad_(True)
+            inner = parameter.ndim > 1 and not name.startswith(("post_quant_conv", "decoder.conv_out"))
+            (muon if inner else others).append(parameter)
+    matrices, rest = Muon(muon), torch.optim.AdamW(others, lr=1e-3)
     for progress, step, losses in steps("decoder", minutes):
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 50) * (1.01 - progress)
-        batch = pixels([sample(rng) for _ in range(6)])
+        rate = 1e-3 * min(1, (step + 1) / 50) * (1.01 - progress)
+        rest.param_groups[0]["lr"] = rate
+        batch = pixels([small(rng) if rng.random() < 0.7 else sample(rng) for _ in range(6)])
         with torch.no_grad():
             latents = vae.encode(batch).latent_dist.mean
-            # As much noise as a U-Net's small errors; objects and their edges weigh more than the white around.
-            latents = latents + 0.05 * latents.std() * torch.randn_like(latents)
+            # As much noise as a U-Net's errors; objects and their edges weigh more than the white around.
+            noise = 0.15 * torch.rand(len(batch), 1, 1, 1) * latents.std()
+            latents = latents + noise * torch.randn_like(latents)
             weight = 1 + 4 * functional.max_pool2d(1 - batch.amin(1, keepdim=True), 7, stride=1, padding=3).clamp(max=1)
         loss = ((vae.decode(latents).sample - batch).abs() * weight).mean() / weight.mean()
-        optimizer.zero_grad()
+        vae.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_([*muon, *others], 1.0)
+        matrices.step(rate)
+        rest.step()
         losses.append(loss.item())
 
 
@@ -383,6 +394,10 @@ def main() -> None:
             **copies, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None,
             requires_safety_checker=False,
         ).save_pretrained(args.out)  # fmt: skip
+        for file in args.out.glob("*/config.json"):  # they would name the folder that training began with
+            config = json.loads(file.read_text())
+            config.pop("_name_or_path", None)
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     if "unet" in args.parts:
         # A short run makes do with fewer pictures: these may take a tenth of its time.

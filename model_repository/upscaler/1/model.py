@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import triton_python_backend_utils as pb_utils
+from plugin import options
 from tensors import error, model_card
 
 
@@ -22,7 +23,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
         self.max_pixels, self.reach, self.tile = card["max_pixels"], card["reach"], card["tile"]
-        self.request = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU").create_infer_request()
+        compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", options(card))
+        self.request = compiled.create_infer_request()
         self._enlarge(np.zeros((64, 64, 3), np.uint8))
 
     def _enlarge(self, image: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def test_each_error_of_a_service_arrives_as_the_class_of_its_name(kind: type[ser
     [
         (grpc.StatusCode.CANCELLED, client.Cancelled),
         (grpc.StatusCode.PERMISSION_DENIED, client.PermissionDenied),
-        (grpc.StatusCode.UNAVAILABLE, client.Unavailable),
+        (grpc.StatusCode.ABORTED, client.GenmeshError),
         (grpc.StatusCode.UNKNOWN, client.GenmeshError),
         (grpc.StatusCode.DATA_LOSS, client.GenmeshError),
     ],
@@ -44,6 +44,11 @@ def test_a_failure_without_details_keeps_code_and_text(code: grpc.StatusCode, ki
     assert type(got) is kind
     assert (got.message, got.code, got.reason, got.metadata, got.field_violations) == ("why", code, "", {}, ())
     assert got.retry_after_seconds is None
+
+
+def test_a_connection_that_broke_has_a_reason_of_its_own() -> None:
+    got = failed(grpc.StatusCode.UNAVAILABLE)
+    assert (type(got), got.message, got.reason) == (client.Unavailable, "why", "CONNECTION_LOST")
 
 
 def test_a_failure_without_text_has_its_codes_name() -> None:

@@ -16,7 +16,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.observability import dashboards, rules
-from deploy.observability.files import CHART, RULES, TRITON, files, models_metrics
+from deploy.observability.files import CHART, REDIS, RULES, TRITON, files, models_metrics, vector_store_metrics
 from services.runtime.metrics import CODES, FAMILIES, Declared, Gauge, Histogram
 
 register_default_plugins()
@@ -36,6 +36,11 @@ def declared() -> dict[str, set[str]]:
                     found[metric.name(service)] = labels
     for family_name, metrics in models_metrics().items():
         found |= {f"genmesh_{family_name}_{name}": {"model", "version"} for name in metrics}
+    for name, (kind, _, labels_) in vector_store_metrics().items():
+        found |= {
+            name + end: {*labels_, "job", "instance", "le"} for end in (HISTOGRAM if kind == "histogram" else [""])
+        }
+    found |= {key: {"job", "instance"} for key in REDIS}
     found |= {record.name: {*record.labels, "job", "instance"} for record in rules.records()}
     return found | {
         "up": {"job", "instance"},
@@ -58,7 +63,7 @@ def test_every_expression_names_declared_series_and_labels() -> None:
     known = declared()
     for expr in expressions():
         plain = re.sub(r'"[^"]*"', '""', expr)
-        for name in re.findall(r"\b(?:genmesh[a-z0-9_:]+|nv_[a-z_]+|process_[a-z_]+)", plain):
+        for name in re.findall(r"\b(?:genmesh[a-z0-9_:]+|nv_[a-z_]+|redis_[a-z_]+|process_[a-z_]+)", plain):
             if name.endswith("_"):  # the beginning of a pattern over services
                 continue
             assert name in known, (name, expr)
@@ -163,6 +168,11 @@ def cases() -> dict[str, tuple[list[dict[str, str]], list[dict[str, str]], int]]
         [held('up{job="genmesh-rag",instance="a"}', 1, 10)],
         9,
     )
+    found["GenmeshTritonDown"] = (
+        [held('up{job="triton",instance="a"}', 0, 20)],
+        [held('up{job="triton",instance="a"}', 0, 12), held('up{job="triton",instance="b"}', 1, 20)],
+        19,
+    )
     up = 'genmesh_gateway_upstream_up{upstream="genmesh.v1.RagService"}'
     found["GenmeshUpstreamNotServing"] = [held(up, 0, 10)], [held(up, 1, 10)], 9
     refused = 'genmesh_gateway_requests_refused_total{reason="OVERLOADED"}'
@@ -173,10 +183,17 @@ def cases() -> dict[str, tuple[list[dict[str, str]], list[dict[str, str]], int]]
         [held(running, 100, 20), held(most, 256, 20)],
         19,
     )
-    waiting = 'genmesh_generator_waiting_requests{model="generator"}'
-    found["GenmeshGenerationQueueing"] = [held(waiting, 12, 20)], [held(waiting, 4, 20)], 19
-    cache = 'genmesh_generator_kv_cache_usage_ratio{model="generator"}'
-    found["GenmeshKvCacheFull"] = [held(cache, 0.99, 30)], [held(cache, 0.5, 30)], 29
+    # On GPUs the engine's metrics are vLLM's.
+    waiting, theirs = (
+        'genmesh_generator_waiting_requests{model="generator"}',
+        'vllm:num_requests_waiting{model="generator",instance="gpu"}',
+    )
+    found["GenmeshGenerationQueueing"] = [held(waiting, 5, 20), held(theirs, 7, 20)], [held(waiting, 4, 20)], 19
+    cache, theirs = (
+        'genmesh_generator_kv_cache_usage_ratio{model="generator"}',
+        'vllm:gpu_cache_usage_perc{model="generator",instance="gpu"}',
+    )
+    found["GenmeshKvCacheFull"] = [held(cache, 0.5, 30), held(theirs, 0.99, 30)], [held(cache, 0.5, 30)], 29
     failing = 'genmesh_embedding_model_requests_total{model="embedder",outcome="error"}'
     found["GenmeshModelFailing"] = [steady(failing, 6, 20)], [held(failing, 3, 20)], 19
     missed = 'genmesh_embedding_cache_failures_total{cache="embedding"}'

@@ -77,7 +77,7 @@ def test_no_service_could_do_with_less(name: str, layout: Layout, monkeypatch: p
 def test_supervisord_reads_each_program_with_its_command_and_environment(layout: Layout) -> None:
     found = read_by_supervisord(layout)
     expected = {program.name: program for program in programs(layout, PORTS)}
-    assert set(found) == set(expected) == {"redis", "milvus", "triton", *SERVICES, "prometheus"}
+    assert set(found) == set(expected) == {"redis", "milvus", "triton", *SERVICES, "redis_exporter", "prometheus"}
     for name, program in expected.items():
         assert shlex.split(found[name].command) == program.command
         assert found[name].priority == program.priority
@@ -127,8 +127,14 @@ def test_write_files_says_whether_something_changed(layout: Layout) -> None:
     assert supervisor_config(layout, Ports.fixed(200)) == (layout.run / "supervisord.conf").read_text()
 
 
-def test_prometheus_scrapes_every_service_and_triton() -> None:
+def test_prometheus_scrapes_every_part() -> None:
     config = yaml.safe_load(prometheus_config(PORTS))
     found = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
     expected = {f"genmesh-{n.replace('_', '-')}": [f"127.0.0.1:{PORTS[f'metrics_{n}']}"] for n in SERVICES}
-    assert found == expected | {"triton": [f"127.0.0.1:{PORTS['triton_metrics']}"]}
+    others = {
+        "triton": "triton_metrics",
+        "redis": "redis_exporter",
+        "milvus": "milvus_metrics",
+        "prometheus": "prometheus",
+    }
+    assert found == expected | {name: [f"127.0.0.1:{PORTS[port]}"] for name, port in others.items()}

@@ -24,8 +24,9 @@ def test_what_is_not_about_building_becomes_the_card() -> None:
 def test_a_profile_changes_what_it_names() -> None:
     assert entry(gpu={"precision": "fp16"}).precision == "int8"
     assert entry(profile="gpu", gpu={"precision": "fp16"}).precision == "fp16"
-    with pytest.raises(BuildError, match="precision 'int8' is not supported for embed on a gpu; there is fp32, fp16"):
-        entry(profile="gpu")
+    assert entry(profile="gpu").precision == "fp16"
+    with pytest.raises(BuildError, match="precision 'int3' is not supported for embed on a gpu; there is fp32, fp16"):
+        entry(profile="gpu", precision="int3")
 
 
 @pytest.mark.parametrize(
@@ -34,13 +35,44 @@ def test_a_profile_changes_what_it_names() -> None:
         ({"task": "paint"}, "task 'paint' is not known; there is embed, rerank"),
         ({"precision": "int3"}, "precision 'int3' is not supported for embed"),
         ({"source": None}, "source is missing"),
+        ({"precision": None, "precison": "int8"}, "precision is missing; there is precison instead"),
         ({"sha256": "abc"}, "sha256 must have 64 hexadecimal digits"),
+        ({"sha256": [1]}, "sha256 must have 64 hexadecimal digits"),
         ({"gpu": "fast"}, "gpu must be a mapping"),
+        ({"verify": {"cosine": 0.9}}, "there is no figure cosine; there is cosine_mean"),
+        ({"verify": {"cosine_mean": "high"}}, "verify must be a mapping of figures to their bounds"),
+        ({"context_token": 128}, "there is no context_token; for embed there is adapter, context_tokens, corrector"),
+        ({"context_tokens": "many"}, "context_tokens must be a number that is not negative"),
+        ({"context_tokens": -1}, "context_tokens must be a number that is not negative"),
     ],
 )
 def test_faults_name_the_key(changes: dict[str, object], said: str) -> None:
     with pytest.raises(BuildError, match=said):
         entry(**changes)
+
+
+def test_a_model_of_one_profile_only(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(
+        "both: {task: embed, source: a, precision: int8}\n"
+        "large: {task: generate, source: b, precision: awq, only: gpu}\n"
+    )
+    assert list(catalogue.read(path, "cpu")) == ["both"]
+    assert list(catalogue.read(path, "gpu")) == ["both", "large"]
+    with pytest.raises(BuildError, match=r"large: models\.yaml has a model of that name already"):
+        catalogue.without(path, "large")
+    with pytest.raises(BuildError, match="only must be one of cpu, gpu"):
+        entry(only="tpu")
+
+
+def test_no_name_and_no_key_stands_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("one: {task: embed, source: a, precision: int8}\none: {task: embed, source: b, precision: int8}\n")
+    with pytest.raises(BuildError, match=r"models.yaml is not YAML: one stands there twice, again in line 2"):
+        catalogue.read(path)
+    path.write_text("one:\n  task: embed\n  source: a\n  precision: int8\n  source: b\n")
+    with pytest.raises(BuildError, match="source stands there twice, again in line 5"):
+        catalogue.read(path)
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "1st", "a/b", "a" * 64])
@@ -82,6 +114,55 @@ def test_append_keeps_what_stands_there(tmp_path: Path) -> None:
     assert list(catalogue.read(path)) == ["mine", "other"]
 
 
+def test_a_source_beside_its_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    path = tmp_path / "models.yaml"
+    path.write_text(
+        "mine: {task: embed, source: checkpoint, precision: fp32}\nother: {task: embed, source: starter/x, precision: fp32}\n"
+    )
+    found = catalogue.read(path)
+    assert found["mine"].source == str(tmp_path / "checkpoint")
+    assert found["other"].source == "starter/x"
+
+
+def test_a_name_of_a_folder_that_is_no_model_has_its_tasks_template() -> None:
+    assert entry("shared").template == catalogue.REPOSITORY / "embedder"
+
+
 def test_every_precision_of_the_catalogue_is_supported() -> None:
     for profile in catalogue.PROFILES:
         assert catalogue.read(catalogue.REPOSITORY / "models.yaml", profile)
+
+
+def test_what_an_entry_does_not_say_has_a_default() -> None:
+    found = catalogue.entry_of(
+        "chat", {"task": "generate", "source": "x", "precision": "fp16", "max_waiting": 8}, "cpu", "f"
+    )
+    assert (found.limits["kv_cache_gigabytes"], found.limits["max_waiting"]) == (1, 8)
+
+
+def test_what_was_tuned_for_a_starter_is_not_for_what_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"task": "diffuse", "source": "x", "precision": "fp16", "default_guidance_scale": 2.0, "max_pixels": 4096}
+    assert catalogue.entry_of("painter", facts, "cpu", "f").limits["default_guidance_scale"] == 2
+    monkeypatch.setenv("GENMESH_PAINTER_SOURCE", "/other")
+    found = catalogue.entry_of("painter", facts, "cpu", "f")
+    assert (found.limits["default_guidance_scale"], found.limits["max_pixels"]) == (7.5, 4096)
+
+
+def test_a_folder_that_is_typed_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENMESH_MINE_SOURCE", "mine")
+    assert entry().source == str(tmp_path / "mine")
+
+
+def test_only_float32_is_computed_in_float32_everywhere() -> None:
+    assert entry(precision="fp32").hints == {"inference_precision": "f32"}
+    assert entry(precision="bf16").hints == {"inference_precision": "bf16"}
+    assert entry(precision="int8").hints == {}
+
+
+def test_a_catalogue_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_bytes(b"embedder: \xff")
+    with pytest.raises(BuildError, match="is not UTF-8"):
+        catalogue.read(tmp_path / "models.yaml")

@@ -18,7 +18,7 @@ SOURCES = sorted(GPU.rglob("*.py"))
 SERVED = ("embedder", "reranker", "diffuser", "upscaler")
 # Beside Python's own: what Triton's GPU image with vLLM has, and diffusers; then files that the build puts beside.
 PACKAGES = {"torch", "transformers", "tokenizers", "diffusers", "numpy", "triton_python_backend_utils"}
-BESIDE = {"ranker", "drawing", "inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
+BESIDE = {"projection", "ranker", "drawing", "inbox", "tensors", "torch_device", "torch_encoder", "network", "noise"}
 
 
 def tree(path: Path) -> ast.Module:
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_cannot_be_served_is_refused(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BuildError, match=reason):
-        gpu.build(tmp_path, tmp_path / "out", generator(precision))
+        gpu.check(tmp_path, generator(precision))
 
 
 def placed(model: Path, *, lora: bool) -> Path:

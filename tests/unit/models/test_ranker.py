@@ -53,6 +53,46 @@ def test_late_interaction_leaves_special_tokens_and_padding_out() -> None:
     np.testing.assert_allclose(scores, [0.5, 1.0, 0.6], atol=1e-6)
 
 
+class Ids:
+    """A unit vector a token id; ids of a text are its words' places in this list, between 1 and 2."""
+
+    max_tokens = 6
+    words = ("", "", "", "red", "blue", ",", "mauve")
+
+    def __init__(self) -> None:
+        self.read: list[Any] = []
+
+    def encode(self, texts: Sequence[str]) -> list[Any]:
+        return [SimpleNamespace(ids=[1, *map(self.words.index, text.split()), 2]) for text in texts]
+
+    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+        self.read = list(encodings)
+        table = np.eye(100, dtype=np.float32)
+        return [table[[*e.ids, *[0] * (9 - len(e.ids))]] for e in encodings]
+
+
+def test_a_colbert_marks_and_fills_up() -> None:
+    markers = {
+        "query_marker": 50, "passage_marker": 51, "query_tokens": 5, "passage_tokens": 6, "filler": 90,
+        "filler_attended": False, "skipped": [5],
+    }  # fmt: skip
+    encoder = Ids()
+    ranker = Ranker({"scoring": "late-interaction", "colbert": markers}, encoder)
+    scores = ranker.score([("red", "red , blue"), ("red blue mauve", "blue")])
+    assert [e.ids for e in encoder.read] == [
+        [1, 50, 3, 2, 90],
+        [1, 50, 3, 4, 2],  # cut to the query's length, its last token kept
+        [1, 51, 3, 5, 4, 2],
+        [1, 51, 4, 2],
+    ]
+    assert [e.attention_mask for e in encoder.read] == [[1, 1, 1, 1, 0], [1] * 5, [1] * 6, [1] * 4]
+    # First: 1, red and 2 are in the passage, the marker and the filler are not. A comma takes no part.
+    np.testing.assert_allclose(scores, [3 / 5, 3 / 5], atol=1e-6)
+    commas = ranker.score([("red", ", red")])
+    assert commas == pytest.approx([3 / 5])
+    assert encoder.read[1].ids == [1, 51, 5, 3, 2]
+
+
 def test_the_correction_reads_the_best_of_each_query_and_nobody_overtakes_them() -> None:
     logits = {"red": -30.0, "mauve": 20.0, "mauve mauve": 10.0}
     corrector = Pairs(logits)

@@ -1,12 +1,13 @@
 """Sources: where they are, what they should be, and a disk that cannot hold the build."""
 
 import shutil
+import threading
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from genmesh_models import build, catalogue, sources
-from genmesh_models.errors import BuildError
+from genmesh_models.errors import BuildError, sentence
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -28,7 +29,9 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_a_source_with_another_checksum_is_refused(checkpoint: Path) -> None:
     right = sources.sha256(checkpoint / "model.safetensors")
     sources.check(entry(checkpoint, sha256=right), checkpoint)
-    with pytest.raises(BuildError, match=f"has SHA-256 {right}, not {'0' * 64}"):
+    with pytest.raises(
+        BuildError, match=f"has SHA-256 {right}, not the catalogue's {'0' * 64}: .*write its SHA-256 into the catalogue"
+    ):
         sources.check(entry(checkpoint, sha256="0" * 64), checkpoint)
     with pytest.raises(BuildError, match=r"other\.safetensors is missing"):
         sources.check(entry(checkpoint, sha256={"other.safetensors": right}), checkpoint)
@@ -37,8 +40,20 @@ def test_a_source_with_another_checksum_is_refused(checkpoint: Path) -> None:
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="mine: there is no folder"):
         sources.folder_of(entry(tmp_path / "nowhere"))
-    with pytest.raises(BuildError, match="mine: the Python package no_such_package is not installed"):
-        sources.folder_of(entry("package:no_such_package/model"))
+    for package in ("no_such_package", "no.such", ""):
+        with pytest.raises(BuildError, match=f"mine: the Python package '{package}' is not installed"):
+            sources.folder_of(entry(f"package:{package}/model"))
+
+
+def test_names_that_the_hub_cannot_have() -> None:
+    with pytest.raises(BuildError, match="mine: 'not/a/valid/id' is no model's name on the hub"):
+        sources.folder_of(entry("hub:not/a/valid/id"))
+
+
+def test_what_fails_is_a_sentence(tmp_path: Path) -> None:
+    assert sentence(FileNotFoundError(2, "No such file or directory", "x")) == "x: No such file or directory"
+    assert sentence(KeyError("hidden_size"), [tmp_path / "not" / "there"]) == "KeyError: 'hidden_size'"
+    assert sentence(shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")])).startswith("a disk is full")
 
 
 def test_a_full_disk_is_said_before_anything_is_written(
@@ -59,13 +74,26 @@ def test_the_key_changes_with_what_a_build_depends_on_and_not_with_bounds(checkp
     assert build.build_key(entry(checkpoint), sources.checksums(checkpoint)) != key
 
 
-def test_only_one_build_of_a_model_at_a_time(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    refused = pytest.raises(BuildError, match="another build of it is running")
-    with build.alone(lock, "mine"), refused, build.alone(lock, "mine"):
-        raise AssertionError
-    with build.alone(tmp_path / "lock", "mine"):
-        pass
+def test_only_one_build_of_a_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told, order = tmp_path / "models" / "mine", threading.Event(), []
+
+    def other() -> None:
+        with build.alone(model, lambda step: told.set()):
+            order.append("the other")
+
+    waiting = threading.Thread(target=other)
+    with build.alone(model):
+        waiting.start()
+        assert told.wait(10)  # "check: waits for another build of it"
+        order.append("this")
+        monkeypatch.setattr(build, "WAIT_SECONDS", -1)
+        with (
+            pytest.raises(BuildError, match="another build of it has been running for"),
+            build.alone(model),
+        ):
+            raise AssertionError
+    waiting.join()
+    assert order == ["this", "the other"]
 
 
 def test_a_recipes_modules_do_not_stay_imported(tmp_path: Path) -> None:

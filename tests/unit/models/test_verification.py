@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from genmesh_models import verification
-from genmesh_models.texts import calibration_texts, grounded_prompts, retrieval_set
+from genmesh_models.texts import calibration_texts, grounded, retrieval_set
 
 
 def test_psnr_and_ssim_of_known_pictures() -> None:
@@ -72,6 +72,11 @@ def test_calibration_and_verification_share_no_text() -> None:
     prose = " ".join(calibration_texts())
     assert not [text for text in retrieval_set().passages.values() if text in prose]
     assert len(calibration_texts()) == 200
-    prompts = grounded_prompts(24)
-    assert len(set(prompts)) == 24
-    assert all(p.startswith("Question: ") and "[3] " in p for p in prompts)
+    pairs = grounded(24)
+    assert len({prompt for prompt, _ in pairs}) == 24
+    for prompt, answer in pairs:
+        assert prompt.startswith("Question: ")
+        assert "[3] " in prompt
+        passage, _, number = answer.rpartition(" [")
+        assert f"[{number[:-1]}] {passage}\n" in prompt
+    assert {answer[-3:] for _, answer in pairs} == {"[1]", "[2]", "[3]"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.runtime import identity
+from services.runtime.calls import Calls
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unauthenticated
 from services.runtime.interceptors.boundary import Boundary
 from services.runtime.metrics import Server
@@ -64,6 +67,31 @@ def test_too_many_calls_are_refused_and_counted(boundary: Boundary) -> None:
     assert failure.value.reason == "OVERLOADED"
     assert failure.value.retry_after_seconds
     assert boundary.calls.metrics.refused.labels("OVERLOADED")._value.get() == 1
+
+
+async def test_a_call_that_its_callers_grpc_sends_again_is_counted() -> None:
+    """Against a real server that fails twice: gRPC says so itself, in the metadata."""
+    settings = ServiceSettings(port=1, metrics_port=2, identity_secret=SECRET)
+    calls = Calls(settings, Server("rag", CollectorRegistry(), method=["Method"]))
+
+    async def fail_twice(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        with calls.begin("test.Service/Method", context):
+            if calls.metrics.retried._value.get() < 2:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+            return b""
+
+    server = grpc.aio.server()
+    handlers = {"Method": grpc.unary_unary_rpc_method_handler(fail_twice)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    policy = {"maxAttempts": 4, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1}
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy | {"retryableStatusCodes": ["UNAVAILABLE"]}}]}
+    options = [("grpc.service_config", json.dumps(config))]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        assert await channel.unary_unary("/test.Service/Method")(b"", timeout=10) == b""
+    await server.stop(None)
+    assert calls.metrics.retried._value.get() == 2
 
 
 def test_nobody_is_let_in_without_a_signature(boundary: Boundary) -> None:

@@ -1,10 +1,12 @@
 """Model cards: prompt lengths, chat templates in their sandbox, and the catalogue."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from services.runtime import models
 from services.runtime.errors import InvalidArgument, NotFound
 from services.runtime.models import Card, Catalogue
 
@@ -163,6 +165,42 @@ def test_a_model_without_tokenizer_is_not_found_for_tokens(catalogue: Catalogue)
     with pytest.raises(NotFound) as caught:
         catalogue.with_tokenizer("diffuser", "generator")
     assert caught.value.reason == "MODEL_NOT_FOUND"
+
+
+class Loaded:
+    """Which versions Triton has; None where it does not answer."""
+
+    def __init__(self, *versions: str) -> None:
+        self.versions: tuple[str, ...] | None = versions
+
+    async def ready(self, card: Card) -> None:
+        if self.versions is None:
+            raise ConnectionError
+        if card.version not in self.versions:
+            raise RuntimeError("not ready")
+
+
+@pytest.mark.parametrize(
+    ("loaded", "answers"),
+    [(("1",), "1"), (None, "1"), (("1", "2"), "2"), (("2",), "2"), ((), "2")],
+    ids=["not loaded yet", "no word of it", "loaded beside", "started anew", "neither"],
+)
+async def test_a_new_version_takes_over_when_triton_has_it(
+    make_card: MakeCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: tuple[str, ...] | None, answers: str
+) -> None:
+    monkeypatch.setattr(models, "LOOK_AGAIN_SECONDS", 0.001)
+    make_card("generator", version="1")
+    catalogue, triton = Catalogue(tmp_path), Loaded("1")
+    catalogue.ready = triton.ready
+    triton.versions = loaded
+    make_card("generator", version="2")
+    for _ in range(5):
+        await asyncio.sleep(0.005)
+        found = catalogue.get("", "generator").version
+    assert found == answers
+    triton.versions = ("1", "2")
+    await asyncio.sleep(0.02)
+    assert catalogue.get("", "generator").version == "2"
 
 
 def test_a_folder_without_models_ends_the_process(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from services.runtime.replicas import BOUND, FEW, RETRY_TOKENS, Replicas, named,
 class Client:
     def __init__(self, address: str) -> None:
         self.address, self.well, self.hangs, self.closed = address, True, False, False
+        self.probes = 0
 
     async def close(self) -> None:
         self.closed = True
 
     async def probe(self) -> bool:
+        self.probes += 1
         if self.hangs:
             await asyncio.sleep(3600)
         return self.well
@@ -68,6 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ("PROBE_TIMEOUT_SECONDS", 0.05),
         ("LEAVING_SECONDS", 0.3),
         ("LACKING_SECONDS", 0.3),
+        ("PROBES_A_SECOND", 10_000),
     ):
         monkeypatch.setattr(replicas, name, seconds)
 
@@ -81,6 +84,23 @@ async def test_localhost_is_one_server() -> None:
     assert await resolve("localhost", 80) == ["127.0.0.1:80"]
     assert named("[::1]:80") == ("::1", 80)
     assert await resolve("::1", 80) == ["[::1]:80"]
+
+
+async def test_many_replicas_are_probed_less_often_and_one_that_lost_a_call_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replicas, "PROBES_A_SECOND", 400)
+    async with World(*(f"r{number}" for number in range(400))) as world:
+        known = list(world.replicas.known.values())
+        before = sum(one.client.probes for one in known)
+        assert before >= 400
+        known[0].client.well = False
+        world.replicas.lost(known[0])
+        await asyncio.sleep(0.3)  # of the second in which each is asked once
+        assert known[0].out
+        assert sum(one.client.probes for one in known[1:]) < before
+        await asyncio.sleep(1.0)
+        assert sum(one.client.probes for one in known[1:]) >= before
 
 
 async def test_idle_replicas_take_turns() -> None:

@@ -1,5 +1,6 @@
 """Collections' names in Milvus, there and back and never shared by two tenants; and what its failures become."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -99,11 +100,14 @@ async def test_a_tenant_lists_its_own_collections_by_their_own_names(store: Stor
         (MilvusException(2, "fail"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
         (MilvusException(grpc.StatusCode.UNAVAILABLE, "gone"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
         (ConnectionRefusedError("no"), "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
+        ([MilvusException(101, "loaded, and not")] * 2, "UNAVAILABLE", "VECTOR_STORE_UNAVAILABLE"),
         (MilvusException(1100, "broken index"), "INTERNAL", "VECTOR_STORE_FAILED"),
     ],
 )
-async def test_failures_of_milvus_are_told_apart(store: Store, failure: Exception, code: str, reason: str) -> None:
-    store._client = FaultyMilvus(failures=[failure])  # type: ignore[assignment]
+async def test_failures_of_milvus_are_told_apart(
+    store: Store, failure: Exception | list[Exception], code: str, reason: str
+) -> None:
+    store._client = FaultyMilvus(failures=failure if isinstance(failure, list) else [failure])  # type: ignore[assignment]
     with pytest.raises(GenmeshError) as caught:
         await store.upsert("acme", "docs", [{}])
     assert (caught.value.code.name, caught.value.reason) == (code, reason)
@@ -115,7 +119,14 @@ async def test_a_collection_that_is_not_loaded_is_loaded_and_asked_again(store: 
     assert client.loaded == [Store.physical("acme", "docs")]
 
 
-RESTARTS = [ConnectionRefusedError("no"), MilvusException(2, "fail"), MilvusException(1, "reading its collections")]
+NOT_LOADED = MilvusException(101, "released")
+RESTARTS = [
+    NOT_LOADED,
+    NOT_LOADED,
+    ConnectionRefusedError("no"),
+    MilvusException(2, "fail"),
+    MilvusException(1, "reading its collections"),
+]
 
 
 async def test_calls_wait_for_a_milvus_that_restarts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +134,32 @@ async def test_calls_wait_for_a_milvus_that_restarts(store: Store, monkeypatch: 
     store.patience = 5.0
     store._client = FaultyMilvus(failures=list(RESTARTS))  # type: ignore[assignment]
     assert await store.upsert("acme", "docs", [{}]) == 1
+
+
+async def test_one_probe_asks_for_all_that_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage of five looks costs ten calls that it met one more attempt each, and ten that came later none."""
+    monkeypatch.setattr("services.vector_search.store.RETRY_SECONDS", 0.05)
+    store.patience = 5.0
+    client = store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10)  # type: ignore[assignment]
+    met = [asyncio.create_task(store.upsert("acme", "docs", [{}])) for _ in range(10)]
+    while client.failures:  # noqa: ASYNC110  # threads empty it
+        await asyncio.sleep(0.001)
+    client.failures = [ConnectionRefusedError("no")] * 5
+    later = [asyncio.create_task(store.upsert("acme", "docs", [{}])) for _ in range(10)]
+    assert await asyncio.gather(*met, *later) == [1] * 20
+    assert not client.failures
+    assert store.metrics.retries._value.get() == 10
+
+
+async def test_one_that_has_been_away_for_long_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.vector_search.store.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("services.vector_search.store.RESTART_SECONDS", 0.1)
+    store.patience = 60.0
+    store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10_000)  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(GenmeshError) as caught:
+            await asyncio.wait_for(store.upsert("acme", "docs", [{}]), 5)
+        assert caught.value.reason == "VECTOR_STORE_UNAVAILABLE"
 
 
 async def test_they_do_not_wait_for_one_that_fails_while_it_is_there(store: Store) -> None:

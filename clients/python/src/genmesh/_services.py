@@ -75,6 +75,13 @@ def channel_options(target_retries: bool = True) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", MESSAGE_LIMIT),
         ("grpc.max_send_message_length", MESSAGE_LIMIT),
         ("grpc.keepalive_time_ms", 20_000),
+        # What was sent and not acknowledged for so long ends the connection too (TCP_USER_TIMEOUT).
+        ("grpc.keepalive_timeout_ms", 5_000),
+        # A virtual address may send a new connection to a replica that is just gone: try again soon, and give up on one
+        # that does not answer.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
 
 

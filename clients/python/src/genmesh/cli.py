@@ -118,7 +118,7 @@ def ask(
                         event.summary.grounding, "checked"
                     )
                     usage = event.summary.usage
-                    total = event.summary.timings.total_seconds
+                    total = time.monotonic() - begun  # here, as TTFT is
                     err.print(
                         f"[dim]{note}; TTFT {first * 1000:.0f} ms, total {total * 1000:.0f} ms, "
                         f"{usage.input_tokens} tokens read, {usage.output_tokens} written[/dim]"

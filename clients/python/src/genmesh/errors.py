@@ -20,9 +20,10 @@ class FieldViolation:
 class GenmeshError(Exception):
     """Root of the tree.
 
-    ``code``: the gRPC status. ``reason``: the constant of google.rpc.ErrorInfo, "" where the server sent
-    none. ``metadata``: its details. ``field_violations``: the fields at fault. ``retry_after_seconds``:
-    when to try again, where the server says so.
+    ``code``: the gRPC status. ``reason``: the constant of google.rpc.ErrorInfo; CONNECTION_LOST, made here, where a call
+    ended UNAVAILABLE and no server said why (none was reached, or the connection broke); else "" where the server sent
+    none. ``metadata``: its details. ``field_violations``: the fields at fault. ``retry_after_seconds``: when to try
+    again, where the server says so.
     """
 
     def __init__(
@@ -128,4 +129,6 @@ def from_rpc_error(failure: grpc.RpcError) -> GenmeshError:
                 error.field_violations = tuple(FieldViolation(v.field, v.description) for v in bad.field_violations)
             elif detail.Unpack(retry):
                 error.retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
+    if code is grpc.StatusCode.UNAVAILABLE and not error.reason:
+        error.reason = "CONNECTION_LOST"
     return error

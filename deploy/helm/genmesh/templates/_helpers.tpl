@@ -6,7 +6,7 @@
 
 {{- define "genmesh.selector" -}}
 app.kubernetes.io/name: genmesh
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .name }}
 {{- end }}
 
@@ -20,7 +20,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- define "genmesh.image" -}}
 {{- $registry := .root.Values.imageRegistry -}}
 {{- with .image -}}
-{{- if $registry }}{{ $registry }}/{{ end }}{{ .repository }}:{{ .tag | default $.root.Chart.AppVersion }}
+{{- $tag := .tag | default $.root.Chart.AppVersion -}}
+{{- if $registry }}{{ $registry }}/{{ end }}{{ .repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag }}
 {{- end -}}
 {{- end }}
 
@@ -128,7 +129,7 @@ spec:
 {{- define "genmesh.redisEnv" -}}
 {{- if .Values.redis.existingSecret -}}
 - name: GENMESH_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ .Values.redis.existingSecret }}, key: url}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.redis.existingSecret | quote }}, key: url}}
 {{- else if .Values.redis.enabled -}}
 - name: GENMESH_REDIS_URL
   value: redis://{{ .Release.Name }}-redis.{{ .Release.Namespace }}.svc:6379/0
@@ -138,4 +139,11 @@ spec:
 {{- else -}}
 []
 {{- end -}}
+{{- end }}
+
+{{- /* The names of secrets with registry credentials, as pods list them. */}}
+{{- define "genmesh.pullSecrets" -}}
+{{- range . }}
+- {name: {{ . | quote }}}
+{{- end }}
 {{- end }}

@@ -2,7 +2,7 @@
 One service: Deployment, headless Service, budget and autoscaler. Needs
   root, name      the part's name as in its folder, with "-" for "_"
   key             its key in .Values.services
-  env             extra environment, as a list
+  env             extra environment, as a list; what the values' own env says goes before it
   readiness       its readiness probe's handler, where not gRPC health of the process
   cards           true: it reads the models' cards and tokenizers
 */}}
@@ -23,6 +23,8 @@ spec:
   selector:
     matchLabels: {{- include "genmesh.selector" . | nindent 6 }}
   minReadySeconds: {{ $values.minReadySeconds }}
+  # A new pod is ready when what it needs answers, Triton's models among it.
+  progressDeadlineSeconds: {{ add .root.Values.triton.startupSeconds $values.minReadySeconds 120 }}
   strategy:
     rollingUpdate: {maxSurge: 25%, maxUnavailable: 0}
   template:
@@ -37,15 +39,18 @@ spec:
       terminationGracePeriodSeconds: {{ add $values.lameDuckSeconds $values.drainSeconds 15 }}
       securityContext: {{- include "genmesh.podSecurity" . | nindent 8 }}
       {{- with .root.Values.imagePullSecrets }}
-      imagePullSecrets: {{- toYaml . | nindent 8 }}
+      imagePullSecrets: {{- include "genmesh.pullSecrets" . | nindent 8 }}
       {{- end }}
       {{- include "genmesh.scheduling" . | nindent 6 }}
       {{- if .cards }}
       initContainers:
         - name: cards
-          image: {{ include "genmesh.image" (dict "root" .root "image" .root.Values.triton.image) }}
-          imagePullPolicy: {{ .root.Values.triton.image.pullPolicy }}
+          # Where the models are on a volume, no node needs Triton's large image for this.
+          {{- $image := ternary .root.Values.image .root.Values.triton.image (ne .root.Values.triton.modelsClaim "") }}
+          image: {{ include "genmesh.image" (dict "root" .root "image" $image) }}
+          imagePullPolicy: {{ $image.pullPolicy }}
           command: [genmesh-cards, /models, /cards]
+          terminationMessagePolicy: FallbackToLogsOnError
           securityContext: {{- include "genmesh.containerSecurity" . | nindent 12 }}
           resources:
             requests: {cpu: 50m, memory: 64Mi}
@@ -61,6 +66,8 @@ spec:
           image: {{ include "genmesh.image" (dict "root" .root "image" .root.Values.image) }}
           imagePullPolicy: {{ .root.Values.image.pullPolicy }}
           args: [services.{{ .name | replace "-" "_" }}]
+          # Why it ended stands in the pod's status.
+          terminationMessagePolicy: FallbackToLogsOnError
           securityContext: {{- include "genmesh.containerSecurity" . | nindent 12 }}
           env:
             - {name: GENMESH_HOST, value: "0.0.0.0"}
@@ -79,8 +86,10 @@ spec:
             {{- if .cards }}
             - {name: GENMESH_MODELS_DIR, value: /cards}
             {{- end }}
-            {{- with .env }}
-            {{- toYaml . | nindent 12 }}
+            {{- range .env }}
+            {{- if not (hasKey ($values.env | default dict) .name) }}
+            {{- list . | toYaml | nindent 12 }}
+            {{- end }}
             {{- end }}
             {{- range $setting, $value := $values.env }}
             - {name: {{ $setting }}, value: {{ $value | quote }}}
@@ -119,7 +128,7 @@ spec:
         {{- if .cards }}
         - {name: cards, emptyDir: {sizeLimit: 256Mi}}
         {{- if .root.Values.triton.modelsClaim }}
-        - {name: models, persistentVolumeClaim: {claimName: {{ .root.Values.triton.modelsClaim }}, readOnly: true}}
+        - {name: models, persistentVolumeClaim: {claimName: {{ .root.Values.triton.modelsClaim | quote }}, readOnly: true}}
         {{- end }}
         {{- end }}
         {{- with .volumes }}
@@ -140,6 +149,9 @@ spec:
   ports:
     - {name: grpc, port: 8080, targetPort: grpc, appProtocol: kubernetes.io/h2c}
     - {name: metrics, port: 9100, targetPort: metrics}
+    {{- range .ports }}
+    - {name: {{ .name }}, port: {{ .containerPort }}, targetPort: {{ .name }}}
+    {{- end }}
 {{- include "genmesh.budget" (dict "root" .root "name" .name "values" $values "least" $least) }}
 {{- if $values.autoscaling.enabled }}
 ---

@@ -22,9 +22,7 @@ class DeviceRanker(Ranker):
 
     @torch.inference_mode()
     def late_interaction(self, pairs: Sequence[Pair]) -> np.ndarray:
-        unique = list(dict.fromkeys(text for pair in pairs for text in pair))
-        rows = self.encoder.run(self.encoder.encode(unique))
-        vectors = {text: row[1:-1] if len(row) > 2 else row for text, row in zip(unique, rows, strict=True)}
+        queries, told = self.vectors(pairs)
         asked: dict[str, list[int]] = {}
         for index, (query, _) in enumerate(pairs):
             asked.setdefault(query, []).append(index)
@@ -32,11 +30,11 @@ class DeviceRanker(Ranker):
         for query, indexes in asked.items():
             for start in range(0, len(indexes), PART):
                 part = indexes[start : start + PART]
-                found = [vectors[pairs[i][1]] for i in part]
+                found = [told[pairs[i][1]] for i in part]
                 passages = pad_sequence(found, batch_first=True)
                 lengths = torch.tensor([len(row) for row in found], device=passages.device)
                 padding = torch.arange(passages.shape[1], device=passages.device) >= lengths[:, None]
-                cosines = vectors[query] @ passages.transpose(1, 2)  # (part, query's tokens, passage's tokens)
+                cosines = queries[query] @ passages.transpose(1, 2)  # (part, query's tokens, passage's tokens)
                 cosines.masked_fill_(padding[:, None], -2.0)
                 scores[part] = cosines.amax(-1).mean(-1)
         return scores.cpu().numpy()

@@ -1,0 +1,343 @@
+"""The built-in vector store, Milvus Lite behind Milvus' gRPC API: of the image, of `make up` and of the tests.
+
+    python vector_store.py --data-dir FOLDER [--host HOST] [--port PORT] [--metrics-port PORT]
+
+Milvus Lite's own command takes the changes of a collection as they come and trusts its disk. Each of these lost rows that
+had been acknowledged, or hid them, and is what this file is for (tests/integration/test_vector_store.py):
+
+- changes side by side: 8 clients that upserted 8,000 rows lost 150, and the log of writes could not be read back;
+- two first calls after a start, which each opened the collection: one does not see what the other loads or writes;
+- reads while rows move from memory into a file, which find the rows in neither;
+- a flush or a write to the log that fails (a full disk): the next flush deletes the only copy;
+- an index that was half written when the process was killed: the collection could not be loaded again.
+
+SIGTERM lets running calls end, for up to 5 seconds. Nothing is written then: what was in memory only stands in the log of
+writes, which the next start reads, and a backup may have been put in place of the folder meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any, NoReturn
+from weakref import WeakValueDictionary
+
+import grpc
+import milvus_lite.db
+from milvus_lite.adapter.grpc.servicer import MilvusServicer
+from milvus_lite.db import DEFAULT_DATABASE_NAME
+from milvus_lite.engine import compaction, flush
+from milvus_lite.engine.collection import Collection
+from milvus_lite.storage.memtable import MemTable
+from milvus_lite.storage.wal import WAL
+from prometheus_client import Gauge, Histogram, start_http_server
+from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
+
+log = logging.getLogger("vector_store")
+THREADS = 64  # a search must find one while changes wait for each other
+LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
+GRACE_SECONDS = 5
+# How the methods of Milvus' API begin that change nothing.
+READS = ("Check", "Connect", "Describe", "Get", "Has", "HybridSearch", "List", "Query", "Search", "Show")
+LONGEST_WAIT_SECONDS = 60.0
+CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+duration = Histogram(
+    "genmesh_milvus_lite_call_duration_seconds",
+    "One call of Milvus' API, its wait for others' changes included.",
+    ["method"],
+    buckets=CALL_SECONDS,
+)
+waiting = Gauge("genmesh_milvus_lite_waiting_changes", "Changes that wait for one of the same collection.")
+collections = Gauge("genmesh_milvus_lite_collections", "Collections that are open.")
+
+
+class Gate:
+    """Any number of readers, or one who changes what they see; who waits to change goes before later readers."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._left = threading.Condition()
+        self._reading = 0
+        self._mine = threading.local()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        if getattr(self._mine, "reads", False):  # a read within a read
+            yield
+            return
+        with self._turn, self._left:
+            self._reading += 1
+        self._mine.reads = True
+        try:
+            yield
+        finally:
+            self._mine.reads = False
+            with self._left:
+                self._reading -= 1
+                self._left.notify()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        with self._turn:
+            with self._left:
+                self._left.wait_for(lambda: not self._reading)
+            yield
+
+
+class Kept(Collection):  # type: ignore[misc]
+    """A collection whose acknowledged rows are found at any moment, and after any failure of a write."""
+
+    _wal: Any
+    _memtable: Any
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        self._gate = Gate()
+        self._moving = False
+        self.failed: Callable[[], None] = lambda: None
+        super().__init__(*args, **more)
+        if 0 <= self._memtable.max_seq <= self._manifest.current_seq:
+            # All that the log held is in files: it could not be deleted after a flush, or not in time.
+            self._memtable = MemTable(self._schema)
+            flush._cleanup_old_wals(self._wal.wal_dir, self._wal.number - 1)
+
+    def search(self, *args: Any, **more: Any) -> Any:
+        with self._gate.reading():
+            return super().search(*args, **more)
+
+    def query(self, *args: Any, **more: Any) -> Any:
+        with self._gate.reading():
+            return super().query(*args, **more)
+
+    def get(self, *args: Any, **more: Any) -> Any:
+        with self._gate.reading():
+            return super().get(*args, **more)
+
+    @property
+    def num_entities(self) -> int:
+        with self._gate.reading():
+            return int(super().num_entities)
+
+    def _apply(self, op: Any) -> None:
+        try:
+            super()._apply(op)
+        except BaseException:  # half of it may stand in the log, and what follows that is never read
+            self.failed()
+            raise
+
+    def _trigger_flush(self) -> None:
+        """Milvus Lite's, but rows stay in memory and in the log until they are found in their file."""
+        number = self._wal.number + 1
+        try:
+            self._moving = True
+            with self._maintenance_lock:
+                flush.execute_flush(
+                    self._memtable, self._wal, self._data_dir, self._schema, self._manifest, self._delta_index, number
+                )
+            with self._gate.changing(), self._maintenance_lock:
+                self._moving = False
+                self._refresh_segment_cache()
+                self._memtable = MemTable(self._schema)
+                self._wal = WAL(self._wal.wal_dir, self._wal_data_schema, self._wal_delta_schema, number)
+                self._recovered_wal_bytes = 0
+        except BaseException:
+            self.failed()
+            raise
+        self._schedule_bg_maintenance()
+
+    def _refresh_segment_cache(self) -> None:
+        if not self._moving:  # else a compaction's would show rows twice
+            super()._refresh_segment_cache()
+
+    def load(self) -> None:
+        try:
+            super().load()
+        except Exception as failure:
+            log.warning("an index of %s cannot be read, all are built anew: %s", self.name, failure)
+            for partition in self.list_partitions():
+                shutil.rmtree(self._index_dir(partition), ignore_errors=True)
+            super().load()
+
+    def abandon(self) -> None:
+        """End its own work without writing anything."""
+        self._bg_closed = True
+        self._bg_executor.shutdown(wait=True, cancel_futures=True)
+
+
+milvus_lite.db.Collection = Kept
+
+
+def durable(write: Callable[..., str]) -> Callable[..., str]:
+    """The log of writes is deleted once its rows are in a file: that has to be on the disk by then."""
+
+    def written(table: Any, folder: str, *more: Any, **named: Any) -> str:
+        path = write(table, folder, *more, **named)
+        with open(os.path.join(folder, path), "rb") as file:
+            os.fsync(file.fileno())
+        return path
+
+    return written
+
+
+for module, name in ((flush, "write_data_file"), (flush, "write_delta_file"), (compaction, "write_data_file")):
+    setattr(module, name, durable(getattr(module, name)))
+
+
+class Store(milvus_lite.db.MilvusLite):  # type: ignore[misc]
+    """Collections, each opened once, and anew from its files after a write that failed."""
+
+    def __init__(self, folder: str) -> None:
+        self._opening = threading.RLock()
+        super().__init__(folder)
+        collections.set_function(lambda: len(self._collections))
+
+    def get_collection(self, name: str, database_name: str = DEFAULT_DATABASE_NAME) -> Collection:
+        if (found := self._collections.get((database_name or DEFAULT_DATABASE_NAME, name))) is not None:
+            return found
+        with self._opening:
+            found = super().get_collection(name, database_name)
+            self._watch(found)
+            found.load()
+            return found
+
+    def create_collection(self, *args: Any, **more: Any) -> Collection:
+        with self._opening:
+            made = super().create_collection(*args, **more)
+            self._watch(made)
+            return made
+
+    def drop_collection(self, *args: Any, **more: Any) -> None:
+        with self._opening:
+            super().drop_collection(*args, **more)
+
+    def _watch(self, collection: Kept) -> None:
+        def failed() -> None:
+            log.error("a write to collection %s failed; it is opened anew from its files", collection.name)
+            with self._opening:
+                collection.abandon()
+                for key in [key for key, one in self._collections.items() if one is collection]:
+                    del self._collections[key]
+
+        collection.failed = failed
+
+    def open_all(self) -> None:
+        """Open and load every collection; one that cannot be read fails its own calls alone."""
+        for database in self.list_databases():
+            for name in self.list_collections(database):
+                try:
+                    self.get_collection(name, database)
+                except Exception:
+                    log.exception("collection %s cannot be opened", name)
+
+
+class Servicer(MilvusServicer):  # type: ignore[misc]
+    """Milvus Lite's, but that a list of collections opens none: one that cannot be read would fail it."""
+
+    def ShowCollections(self, request: Any, context: grpc.ServicerContext) -> Any:
+        database = self._database_name(request, context)
+        wanted = set(request.collection_names)
+        names = [n for n in self._db.list_collections(database_name=database) if not wanted or n in wanted]
+        loaded = [getattr(self._db._collections.get((database, n)), "load_state", "") == "loaded" for n in names]
+        return milvus_pb2.ShowCollectionsResponse(
+            collection_names=names,
+            inMemory_percentages=[100 * one for one in loaded],
+            query_service_available=loaded,
+            shards_num=[1] * len(names),
+        )
+
+
+class Ordered(grpc.ServerInterceptor):  # type: ignore[misc]
+    """One change of a collection at a time."""
+
+    def __init__(self) -> None:
+        self._changing: WeakValueDictionary[tuple[str, str], threading.Lock] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        method = details.method.rpartition("/")[2]
+        measured = duration.labels(method)
+
+        def ordered(request: Any, context: grpc.ServicerContext) -> Any:
+            with measured.time(), ExitStack() as held:
+                if not method.startswith(READS):
+                    with waiting.track_inprogress():
+                        for lock in self._locks(request):
+                            wait(lock, context)
+                            held.callback(lock.release)
+                    if not context.is_active():  # who asked was told that it failed
+                        context.abort(grpc.StatusCode.CANCELLED, "the caller has left")
+                return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            ordered, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        )
+
+    def _locks(self, request: Any) -> list[threading.Lock]:
+        """Of the collections that a request names, always in the same order."""
+        names = {getattr(request, "collection_name", ""), *getattr(request, "collection_names", ())} - {""}
+        database = getattr(request, "db_name", "")
+        with self._lock:
+            return [self._changing.setdefault((database, name), threading.Lock()) for name in sorted(names)]
+
+
+def wait(lock: threading.Lock, context: grpc.ServicerContext) -> None:
+    """Have the lock, or end the call with its deadline."""
+    left = context.time_remaining()
+    if not lock.acquire(timeout=LONGEST_WAIT_SECONDS if left is None else max(0.0, min(left, LONGEST_WAIT_SECONDS))):
+        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "other changes of this collection took all the time")
+
+
+def end(*_: object) -> NoReturn:
+    """At once: threads that build an index would be waited for, and nothing has to be written."""
+    os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Milvus Lite behind Milvus' gRPC API.")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=19530)
+    parser.add_argument("--metrics-port", type=int, default=0, help="of Prometheus' metrics; 0: none")
+    wanted = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.setLevel(logging.INFO)
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # pymilvus asks for methods that Milvus Lite has not
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    store = Store(wanted.data_dir)
+    store.open_all()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    server = grpc.server(
+        ThreadPoolExecutor(THREADS),
+        interceptors=[Ordered()],
+        options=[
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+        ],
+    )
+    milvus_pb2_grpc.add_MilvusServiceServicer_to_server(Servicer(store), server)
+    server.add_insecure_port(f"{wanted.host}:{wanted.port}")
+    server.start()
+    log.info("%d collections, listening on %s:%d", len(store._collections), wanted.host, wanted.port)
+    if wanted.metrics_port:
+        start_http_server(wanted.metrics_port, wanted.host)
+    ended.wait()
+    server.stop(GRACE_SECONDS).wait()
+    end()
+
+
+if __name__ == "__main__":
+    main()

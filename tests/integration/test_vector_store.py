@@ -1,0 +1,166 @@
+"""The built-in vector store loses no row: many clients change one collection at once, and find all after a restart."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from deploy.local.ports import Ports
+from tests.metrics import scrape
+from tests.waiting import until
+
+SERVER = Path(__file__).parents[2] / "deploy" / "images" / "vector_store.py"
+CLIENTS, BATCHES, ROWS, DIMENSION = 8, 12, 50, 64
+
+
+class Running:
+    """The server on one folder, which can be ended and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        ports = Ports.free()
+        self.metrics = ports["milvus_metrics"]
+        where = ["--port", str(ports["milvus"]), "--metrics-port", str(self.metrics)]
+        self.process = subprocess.Popen([sys.executable, SERVER, "--data-dir", self.folder, *where])
+        self.address = f"http://127.0.0.1:{ports['milvus']}"
+        until(self.answers, 60)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None
+        try:
+            self.client = MilvusClient(self.address, timeout=2)
+        except MilvusException:
+            return False
+        return True
+
+    def stop(self, number: signal.Signals) -> int:
+        self.client.close()
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def count(self) -> int:
+        return self.client.query("docs", filter="", output_fields=["count(*)"])[0]["count(*)"]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    found = Running(tmp_path / "data")
+    client = found.client
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIMENSION)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="HNSW", metric_type="COSINE", params={"M": 16, "efConstruction": 128})
+    client.create_collection("docs", schema=schema, index_params=index)
+    yield found
+    if found.process.poll() is None:
+        found.stop(signal.SIGKILL)
+
+
+def vector() -> list[float]:
+    return [random.gauss(0, 1) for _ in range(DIMENSION)]
+
+
+def upsert_at_once(running: Running) -> None:
+    def write(client: int) -> None:
+        for batch in range(BATCHES):
+            rows = [{"id": f"{client}-{batch}-{row}", "vector": vector()} for row in range(ROWS)]
+            running.client.upsert("docs", rows, timeout=60)
+            if batch % 4 == 3:
+                running.client.flush("docs", timeout=60)
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(write, range(CLIENTS)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_many_clients_write_at_once_is_there_also_after_a_restart(
+    running: Running, number: signal.Signals
+) -> None:
+    upsert_at_once(running)
+    assert running.count() == CLIENTS * BATCHES * ROWS
+    seen = scrape(running.metrics)
+    assert seen["genmesh_milvus_lite_call_duration_seconds_count", 'method="Upsert"'] == CLIENTS * BATCHES
+    assert (seen["genmesh_milvus_lite_collections", ""], seen["genmesh_milvus_lite_waiting_changes", ""]) == (1, 0)
+    assert running.stop(number) == (0 if number is signal.SIGTERM else -number)
+    running.start()
+    assert running.count() == CLIENTS * BATCHES * ROWS
+
+
+def test_first_calls_after_a_restart_find_and_keep_everything(running: Running) -> None:
+    for turn in range(3):
+        running.stop(signal.SIGTERM)
+        running.start()
+        together = Barrier(CLIENTS)
+
+        def first(client: int, turn: int = turn, together: Barrier = together) -> None:
+            together.wait()
+            running.client.search("docs", [vector()], limit=1, timeout=20)  # fails where it is not loaded
+            running.client.upsert("docs", [{"id": f"{turn}-{client}", "vector": vector()}], timeout=20)
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(first, range(CLIENTS)))
+        assert running.count() == (turn + 1) * CLIENTS
+
+
+def test_what_cannot_be_read_after_a_restart_is_made_anew_or_fails_alone(running: Running) -> None:
+    """An index that was half written, and a collection whose schema is not one."""
+    rows = [{"id": str(i), "vector": vector()} for i in range(200)]
+    running.client.upsert("docs", rows)
+    running.client.flush("docs")
+    until(lambda: bool(indexes(running)), 20)
+    assert running.stop(signal.SIGTERM) == 0
+    for path in indexes(running):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    bad = running.folder / "collections" / "bad"
+    bad.mkdir()
+    (bad / "schema.json").write_text("{")
+    running.start()
+    assert set(running.client.list_collections()) == {"docs", "bad"}
+    found = running.client.search("docs", [rows[7]["vector"]], limit=1, timeout=20)
+    assert found[0][0]["id"] == "7"
+    with pytest.raises(MilvusException):
+        running.client.describe_collection("bad", timeout=5)
+
+
+def indexes(running: Running) -> list[Path]:
+    return list(running.folder.rglob("*.idx"))
+
+
+def test_told_to_end_while_it_works_it_ends(running: Running) -> None:
+    """Calls that run have 5 seconds; one that waits for its turn is not begun after that."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        calls = [pool.submit(upsert_some, running, client) for client in range(CLIENTS)]
+        until(lambda: running.count() > 0, 20)
+        begun = time.monotonic()
+        assert running.stop(signal.SIGTERM) == 0
+        assert time.monotonic() - begun < 8
+        acknowledged = sum(call.result() for call in calls)
+    running.start()
+    assert acknowledged <= running.count() <= acknowledged + CLIENTS * ROWS
+
+
+def upsert_some(running: Running, client: int) -> int:
+    """Until the server is gone: how many rows were acknowledged."""
+    for batch in range(1000):
+        try:
+            running.client.upsert(
+                "docs", [{"id": f"{client}-{batch}-{i}", "vector": vector()} for i in range(ROWS)], timeout=5
+            )
+        except Exception:  # of whatever kind: it was not acknowledged
+            return batch * ROWS
+    raise AssertionError("the server never ended")

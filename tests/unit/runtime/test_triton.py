@@ -1,0 +1,125 @@
+"""What a stream does where a replica of Triton has not the version asked for. The replicas are fakes that inject that:
+Triton says it within the stream, in words and without a status, while it loads a model or ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+from tritonclient.utils import InferenceServerException
+
+from services.runtime import triton as triton_calls
+from services.runtime.errors import ResourceExhausted, Unavailable
+from services.runtime.metrics import Models
+from services.runtime.models import Card
+from services.runtime.triton import Triton, scalar
+
+
+class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    def __init__(self, failure: str) -> None:
+        self.failure, self.asked = failure, 0
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        return pb.ServerReadyResponse(ready=True)
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for _ in requests:
+            self.asked += 1
+            if self.failure:
+                yield pb.ModelStreamInferResponse(error_message=self.failure)
+                continue
+            answer = pb.ModelInferResponse(model_name="generator")
+            answer.outputs.add(name="text_output", datatype="BYTES", shape=[1])
+            answer.raw_output_contents.append(b"\x02\x00\x00\x00hi")
+            answer.parameters["triton_final_response"].bool_param = True
+            yield pb.ModelStreamInferResponse(infer_response=answer)
+
+
+@asynccontextmanager
+async def caller_of(*replicas: Replica) -> AsyncIterator[Triton]:
+    addresses = []
+    async with AsyncExitStack() as stack:
+        for replica in replicas:
+            server = grpc.aio.server()
+            rpc.add_GRPCInferenceServiceServicer_to_server(replica, server)
+            addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+
+        async def all_of_them(host: str, port: int) -> list[str]:
+            return addresses
+
+        triton = Triton("triton:8001", Models("generation", CollectorRegistry(), model=["generator"]))
+        triton.replicas.resolver = all_of_them
+        stack.push_async_callback(triton.close)
+        yield triton
+
+
+class Asked:
+    name, version, revision = "generator", "2", "r"
+
+
+async def answer(triton: Triton) -> list[bytes]:
+    tensors = {"text_input": scalar("hello"), "stream": scalar(True, np.bool_)}
+    responses = triton.stream(cast(Card, Asked()), tensors, "chat")
+    return [result.as_numpy("text_output")[0] async for result in responses]
+
+
+ENDING = "Request for unknown model: 'generator' version 2 is not at ready state"
+
+
+async def test_a_replica_that_ends_is_left_for_another() -> None:
+    ending, well = Replica(ENDING), Replica("")
+    async with caller_of(ending, well) as triton:
+        for _ in range(4):
+            assert await answer(triton) == [b"hi"]
+    assert ending.asked
+    assert well.asked == 4
+
+
+async def test_a_replica_that_lacks_a_version_is_not_asked_again() -> None:
+    lacking, well = Replica(ENDING.replace("is not at ready state", "is not found")), Replica("")
+    async with caller_of(lacking, well) as triton:
+        for _ in range(4):
+            assert await answer(triton) == [b"hi"]
+    assert (lacking.asked, well.asked) == (1, 4)
+
+
+def test_adapters_that_are_all_in_use_are_a_matter_of_waiting() -> None:
+    words = "generator: all 4 adapters that fit into memory are in use"
+    error = triton_calls._error("generator", InferenceServerException(words))
+    assert isinstance(error, ResourceExhausted)
+    assert error.reason == "ADAPTERS_BUSY"
+    assert error.retry_after_seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("generator: 512 requests wait already", "OVERLOADED"),
+        ("generator: 512 requests wait for an adapter already", "OVERLOADED"),
+        ("diffuser: too many images wait already", "OVERLOADED"),
+        ("generator: the request does not fit into the KV cache", "KV_CACHE_EXCEEDED"),
+    ],
+)
+def test_what_a_model_has_no_room_for_is_no_fault_of_its_own(words: str, reason: str) -> None:
+    error = triton_calls._error("generator", InferenceServerException(words))
+    assert isinstance(error, ResourceExhausted)
+    assert error.reason == reason
+
+
+async def test_where_none_has_it_the_call_is_told_to_come_again() -> None:
+    async with caller_of(Replica(ENDING), Replica(ENDING)) as triton:
+        with pytest.raises(Unavailable) as caught:
+            await answer(triton)
+    assert caught.value.reason == "MODEL_UNAVAILABLE"
