@@ -6,15 +6,20 @@ BIN := $(STATE)/venv/dev/bin
 GENMESH_MODELS := $(STATE)/venv/triton/bin/genmesh-models
 LOCAL := $(BIN)/python -m deploy.local
 STUBS := clients/python/src/genmesh/v1/__init__.py
-PYTEST := PYTHONPATH=. $(BIN)/python -m pytest
+PYTEST := env PYTHONPATH=. $(BIN)/python -m pytest
+STAGE := scripts/stage.sh
+GATE := -m 'not nightly'
 
-.PHONY: help setup setup-browser proto models models-report up down status logs test test-unit test-contract test-integration test-e2e test-recipes check fmt lock bench observability load capacity chart-tools cluster-tools cluster-images cluster-up cluster-down test-cluster images test-chart clean
+.PHONY: help setup environments setup-browser proto models models-report up down status logs test test-unit test-contract test-chart test-system test-integration test-e2e test-smoke test-recipes test-cluster test-nightly check checks fmt lock bench observability load capacity chart-tools smoke-tools cluster-tools images cluster-images cluster-up cluster-down clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup: ## Install packages and environments
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Genmesh needs Python 3.11; set PYTHON=/path/to/python3.11")'
+	@$(STAGE) setup $(MAKE) --no-print-directory environments
+
+environments:
 	@scripts/packages.sh $(PYTHON)
 	@scripts/environment.sh $(PYTHON) $(STATE) dev requirements/dev.txt clients/python
 	@scripts/environment.sh $(PYTHON) $(STATE) triton requirements/triton.txt model_repository
@@ -25,10 +30,11 @@ $(STUBS): $(wildcard protos/genmesh/v1/*.proto) protos/service_config.json scrip
 proto: setup $(STUBS) ## Generate the stubs
 
 models: setup ## Build Triton's models from model_repository/models.yaml; a cluster that runs takes them over
-	@$(GENMESH_MODELS) build --into $(STATE)/models $$($(LOCAL) triton)
+	@$(STAGE) models $(GENMESH_MODELS) build --into $(STATE)/models $$($(LOCAL) triton)
 
-models-report: setup ## Build every model in every precision and write the table in docs/models.md
+models-report: setup ## Build every model in every precision and write the tables in docs/models.md
 	@$(GENMESH_MODELS) report --into $(STATE)/models
+	@! grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo || $(GENMESH_MODELS) report-bfloat16 --into $(STATE)/models
 
 up: proto models ## Start the cluster, ingest samples, answer a question, draw an image
 	@$(LOCAL) up --port-offset $(PORT_OFFSET)
@@ -42,27 +48,48 @@ status: ## Tell how each part is
 logs: ## Show the last lines of each log; NAME=rag LINES=100 for one
 	@$(LOCAL) logs $(NAME) --lines $(or $(LINES),10)
 
-test: test-unit test-contract test-chart test-integration test-e2e test-recipes ## Run all tests (they start what they need on free ports)
+test: test-unit test-contract test-chart test-system ## Run the tests (they start what they need on free ports)
 
 test-unit: proto ## Fast tests without servers
-	@$(PYTEST) tests/unit
+	@$(STAGE) unit $(PYTEST) tests/unit $(GATE) -n 2
 
 test-contract: proto models ## Protos, models and configuration agree
-	@$(PYTEST) tests/contract
+	@$(STAGE) contract $(PYTEST) tests/contract $(GATE)
+
+test-chart: proto chart-tools ## The Helm chart against the schemas of Kubernetes
+	@$(STAGE) chart $(PYTEST) tests/chart $(GATE)
 
 setup-browser: setup ## Install the browser that tests look at the status page with
-	@scripts/packages.sh $(PYTHON) chromium
+	@$(STAGE) browser scripts/packages.sh $(PYTHON) chromium
+
+test-system: proto models setup-browser ## Integration and end-to-end tests, on one cluster
+	@$(STAGE) system $(PYTEST) tests/integration tests/e2e $(GATE)
 
 test-integration: proto models setup-browser ## Each service against real Triton, Redis and Milvus
-	@$(PYTEST) tests/integration
+	@$(PYTEST) tests/integration $(GATE)
 
-test-e2e: proto models ## The whole cluster as a user meets it; two files at a time, for builds of models leave a core idle
-	@$(PYTEST) tests/e2e -n 2 --dist loadfile
+test-e2e: proto models ## The whole cluster as a user meets it
+	@$(PYTEST) tests/e2e $(GATE)
+
+test-smoke: proto smoke-tools cluster-images ## The chart on a small Kubernetes on this machine: install, helm test, restarts under load
+	@$(STAGE) smoke env PYTHONPATH=. $(BIN)/python -m tests.smoke
 
 test-recipes: proto models ## Each starter's recipe learns, each on one core; what the built starters can do
 	@$(PYTEST) tests/recipes -n 2
 
+test-cluster: proto cluster-tools cluster-images ## Balancing, upgrades, faults, security on a Kubernetes of three nodes, under load: [TESTS=tests/cluster/test_1_install.py]
+	@$(PYTEST) $(or $(TESTS),tests/cluster)
+
+test-nightly: proto models cluster-tools cluster-images setup-browser ## All other tests, for hours; their figures go to docs/nightly.md
+	@status=0; \
+	for tests in "tests/unit tests/contract tests/chart tests/integration tests/e2e -m nightly" tests/recipes tests/cluster; do \
+	  GENMESH_FIGURES=docs/nightly.md $(PYTEST) $$tests || status=1; \
+	done; exit $$status
+
 check: proto ## Formatter, linters (of Dockerfiles too), types
+	@$(STAGE) check $(MAKE) --no-print-directory checks
+
+checks:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -83,29 +110,26 @@ capacity: proto ## Find the highest rate that keeps the SLO: SCENARIO=chat
 
 images: proto models ## Build the images of the services, Triton on a CPU and Milvus Lite with buildah
 	@scripts/packages.sh $(PYTHON) buildah debootstrap
-	@scripts/images.sh services triton-cpu milvus-lite
+	@$(STAGE) images scripts/images.sh services triton-cpu milvus-lite
 
 chart-tools: setup ## Build helm and kubeconform, once
-	@scripts/go-tools.sh $(STATE) chart
+	@$(STAGE) chart-tools scripts/go-tools.sh $(STATE) chart
 
-cluster-tools: chart-tools ## Build Kubernetes and what a cluster needs beside it, once
+smoke-tools: chart-tools ## Build Kubernetes, once, and install what runs it
 	@scripts/packages.sh $(PYTHON) buildah debootstrap etcd:etcd-server containerd runc /usr/lib/cni/ptp:containernetworking-plugins iptables ip:iproute2
-	@scripts/go-tools.sh $(STATE) kubernetes coredns metrics-server network-policies kwok
+	@$(STAGE) smoke-tools scripts/go-tools.sh $(STATE) kubernetes coredns network-policies
+
+cluster-tools: smoke-tools ## Build what the cluster of three nodes needs beside that, once
+	@scripts/go-tools.sh $(STATE) metrics-server kwok
 
 cluster-images: images
-	@scripts/images.sh redis prometheus pause
+	@$(STAGE) small-images scripts/images.sh redis prometheus pause
 
 cluster-up: cluster-tools cluster-images ## Start a Kubernetes of three nodes on this machine and install the chart
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster up
 
-test-cluster: cluster-tools cluster-images ## Balancing, upgrades, faults, security on that Kubernetes, under load: [TESTS=tests/cluster/test_1_install.py]
-	@$(PYTEST) $(or $(TESTS),tests/cluster)
-
 cluster-down: setup ## Take it away
 	@PYTHONPATH=. $(BIN)/python -m deploy.cluster down
-
-test-chart: proto chart-tools ## The Helm chart against the schemas of Kubernetes
-	@$(PYTEST) tests/chart
 
 bench: proto models ## Measure hops, embedding, cancellation, memory, and Genmesh against its peers
 	@scripts/packages.sh $(PYTHON) nginx cmake g++

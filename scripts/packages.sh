@@ -28,6 +28,8 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "Installing Debian packages: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
+exec 9>/var/lock/genmesh-packages # apt does not wait for another run of itself
+flock 9
 apt-get update -qq
 # RUNLEVEL=1 keeps the packages from starting their services.
 RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -17,6 +17,8 @@ from genmesh.errors import NotFound
 from deploy.local.cluster import Cluster
 from deploy.local.ports import Ports
 from deploy.local.processes import Layout
+from tests.e2e.tracing_receiver import Receiver, receiving
+from tests.figures import figure as figure  # a fixture of all tests
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".state"
@@ -41,15 +43,27 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def receiver() -> Iterator[Receiver]:
+    """What the shared cluster's services and Triton send of traced calls."""
+    with receiving() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
     layout = Layout(tmp_path_factory.mktemp("cluster"), MODELS, TRITON_PYTHON)
     cluster = Cluster(layout, Ports.free())
     keys = {tenant: "gm_" + secrets.token_urlsafe(24) for tenant in ("alpha", "beta")}
     for tenant, key in keys.items():
         cluster.add_key(tenant, key)
-    cluster.start(lambda text: None)
-    yield Running(cluster, **keys)
-    cluster.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in receiver.environment.items():
+            patch.setenv(name, value)
+        cluster.start(lambda text: None)
+    try:
+        yield Running(cluster, **keys)
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")

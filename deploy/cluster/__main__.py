@@ -10,7 +10,6 @@ from pathlib import Path
 
 from deploy.cluster import images
 from deploy.cluster.cluster import NAMESPACE, ROOT, Cluster, NotReady
-from deploy.cluster.nodes import WORKERS
 
 
 def up(cluster: Cluster) -> None:
@@ -61,14 +60,15 @@ def main() -> None:
             up(cluster)
         elif args.action == "down":
             cluster.stop()
-            # What a test with simulated nodes left that was killed (tests/cluster/test_7_simulated.py).
-            Cluster(args.state.parent / "simulated", args.tools).stop()
+            # What a test left that was killed: tests/cluster/test_7_simulated.py, tests/smoke.
+            for name in ("simulated", "smoke"):
+                Cluster(args.state.parent / name, args.tools).stop()
         elif not cluster.running:
             sys.exit("No cluster runs; `make cluster-up` starts one.")
         elif args.action == "bring":
             name = f"genmesh/{args.name}:{args.tag}"
-            found = images.archives(args.state.parent / "images", {f"localhost/{name}": f"docker.io/{name}"})
-            for worker in WORKERS:
+            found = images.archives({f"localhost/{name}": f"docker.io/{name}"})
+            for worker in cluster.workers:
                 cluster.bring(worker, found)
         else:
             command = [*cluster.outside(), *args.command]

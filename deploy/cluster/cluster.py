@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -25,6 +25,8 @@ PARTS = {"switch": SWITCH, "client": CLIENT}
 RELEASE, NAMESPACE = "genmesh", "genmesh"
 # Kept when a cluster is taken away: nodes keep the images they have.
 KEPT = ("containerd", "images.json")
+# Seconds until a start that hangs is given up; a machine that is busy takes many times what a quiet one does.
+PATIENCE = 240
 
 
 T = TypeVar("T")
@@ -50,30 +52,49 @@ def eventually(what: str, seconds: float, probe: Callable[[], T | None]) -> T:
 class Cluster:
     """One cluster, whose state lies in ``state`` and whose programs in ``tools``."""
 
-    def __init__(self, state: Path, tools: Path, *, lost_after: int = 20) -> None:
-        """``lost_after``: seconds without a sign of a node, then it counts as lost."""
+    def __init__(
+        self,
+        state: Path,
+        tools: Path,
+        *,
+        nodes: Sequence[str] = tuple(NODES),
+        metrics: bool = True,
+        lost_after: int = 20,
+    ) -> None:
+        """``nodes``: those to start, the control plane among them.
+
+        ``metrics``: run metrics-server, if it was built. ``lost_after``: seconds without a heartbeat, then a node
+        counts as lost.
+        """
         self.state = state.resolve()
         self.ledger = Ledger(self.state)
         self.tools = tools.resolve()
+        self.nodes = list(nodes)
+        self.metrics = metrics and (self.tools / "metrics-server" / "bin" / "metrics-server").exists()
         self.lost_after = lost_after
-        self._lock: IO[str] | None = None  # held while this process lives
+        self._lock: IO[str] | None = None  # held from the start until the stop, or this process's end
+
+    @property
+    def workers(self) -> list[str]:
+        return [name for name in self.nodes if name in WORKERS]
 
     @property
     def kubeconfig(self) -> Path:
         return self.state / "keys" / "admin.kubeconfig"
 
     def place(self) -> Place:
-        return Place(self.state, self.tools, Credentials(self.state / "keys", NODES, API_NAMES), self.lost_after)
+        credentials = Credentials(self.state / "keys", NODES, API_NAMES)
+        return Place(self.state, self.tools, credentials, self.lost_after, self.metrics)
 
     # --- up and down
 
-    def start(self, say: Callable[[str], None], nodes: Sequence[str] = tuple(NODES)) -> None:
+    def start(self, say: Callable[[str], None]) -> None:
         """Start switch, client and nodes; wait until the nodes are ready, with their images.
 
-        NotReady where another process is about it; this one keeps others off until it ends.
+        NotReady if another process has started it; this process keeps others off until it stops the cluster.
         """
         self._alone()
-        self.stop()
+        self.ledger.release()
         place = self.place()
         place.credentials.kubeconfig("admin", API)
         for name in NODES:
@@ -82,24 +103,29 @@ class Cluster:
             for entry in folder.iterdir() if folder.exists() else ():
                 if entry.name not in KEPT:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        found = self.images()
         for part in PARTS:
             self.ledger.start(part, [*UNSHARE, "sleep", "infinity"], self.state / f"{part}.log")
         switch = self._first("switch")
         make_switch(switch, SWITCH)
         plug_in(switch, self._first("client"), "client", CLIENT, SWITCH, {})
-        for name in nodes:
+        for name in self.nodes:
             self.start_node(name)
         say("the nodes' images")
-        with ThreadPoolExecutor(len(NODES)) as pool:
-            bringing = [pool.submit(self.bring, name, found) for name in nodes]
-            eventually("the API server", 60, lambda: self.kubectl("get", "--raw", "/readyz"))
-            self.kubectl("apply", "--filename=-", stdin=addons() + "---\n" + volumes(place))
+        with ThreadPoolExecutor(1 + len(WORKERS)) as pool:
+            # Archives are checked or written while the control plane starts.
+            found = pool.submit(self.images) if self.workers else None
+            bringing = [pool.submit(self._bring_all, name, found) for name in self.workers if found]
+            eventually("the API server", PATIENCE, lambda: self.kubectl("get", "--raw", "/readyz"))
+            made = addons(place.metrics) + "---\n" + volumes(place, self.workers)
+            self.kubectl("apply", "--filename=-", stdin=made)
             for done in bringing:
                 done.result()
         say("the nodes")
-        eventually("the nodes", 60, lambda: self.kubectl("get", "node", *nodes))
-        self.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=90s")
+        eventually("the nodes", PATIENCE, lambda: self.kubectl("get", "node", *self.nodes))
+        self.kubectl("wait", "--for=condition=Ready", "node", "--all", f"--timeout={PATIENCE}s")
+
+    def _bring_all(self, name: str, found: Future[dict[str, tuple[str, Path]]]) -> None:
+        self.bring(name, found.result())
 
     def _alone(self) -> None:
         if self._lock is None:
@@ -108,6 +134,7 @@ class Cluster:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                lock.close()
                 raise NotReady(
                     f"Another process has just started a cluster in {self.state}, or tests with it."
                 ) from None
@@ -128,22 +155,24 @@ class Cluster:
         self.ledger.release(name)
 
     def _first(self, part: str) -> int:
-        return eventually(f"the first process of {part}", 15, lambda: self.ledger.first(part))
+        return eventually(f"the first process of {part}", PATIENCE, lambda: self.ledger.first(part))
 
     def images(self) -> dict[str, tuple[str, Path]]:
-        return images.archives(self.state.parent / "images")
+        """Archives of all images: name on the nodes -> image id, archive."""
+        return images.archives()
 
     def bring(self, name: str, found: dict[str, tuple[str, Path]]) -> None:
-        """Import images on a node; the control plane runs no pods and needs none."""
-        if name not in WORKERS:
-            return
+        """Import images on a worker; the control plane runs no pods and needs none."""
         node = self.at(name)
-        eventually(f"containerd of {name}", 30, lambda: run([*node, "ctr", "version"]))
+        eventually(f"containerd of {name}", PATIENCE, lambda: run([*node, "ctr", "version"]))
         images.bring(found, node, self.state / "nodes" / name / "images.json")
 
     def stop(self) -> None:
         """Take everything away that runs, of this start or of one that was killed."""
         self.ledger.release()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def running(self) -> bool:
@@ -166,6 +195,11 @@ class Cluster:
         client = self._first("client")
         self.ledger.make("callers")
         return [*self.ledger.inside("callers"), *within(client)]
+
+    def beside(self, node: str) -> list[str]:
+        """The prefix that runs a command in a node's network; network policies let it pass, as they do kubelet's probes."""
+        self.ledger.make("callers")
+        return [*self.ledger.inside("callers"), *within(self._first(f"{node}/node"))]
 
     def environment(self) -> dict[str, str]:
         folders = [str(self.tools / name / "bin") for name in ("kubernetes", "chart")]

@@ -34,6 +34,7 @@ class Ledger:
 
     def __init__(self, state: Path) -> None:
         self.name = "genmesh-" + hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def make(self, part: str) -> str:
         """Make a group for a part ("worker-1/pods") in each hierarchy; its path below the hierarchy's root."""
@@ -70,7 +71,7 @@ class Ledger:
         self.make(part)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -78,7 +79,9 @@ class Ledger:
                 start_new_session=True,
                 env=environment,
                 preexec_fn=lambda: self.enter(part),
-            ).pid
+            )
+        self._started.append((part, process))
+        return process.pid
 
     def groups(self, part: str = "") -> list[Path]:
         """Every group of the cluster or of a part, the deepest first."""
@@ -112,6 +115,10 @@ class Ledger:
                 except ProcessLookupError:
                     continue
             time.sleep(0.1)
+        for name, ended in self._started:
+            if name.startswith(part):
+                ended.wait()
+        self._started = [one for one in self._started if not one[0].startswith(part)]
         while groups := self.groups(part):
             for group in groups:
                 try:
@@ -158,10 +165,11 @@ def within(process: int, *, whole: bool = False) -> list[str]:
 
 
 def run(command: list[str], **options: object) -> str:
-    """Run a command; its output. What it wrote on standard error is in the exception where it fails."""
+    """Run a command; its output. If it fails, the exception has its arguments (without prefixes) and its errors."""
     done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        own = command[command.index("--") + 1 :] if "nsenter" in command else command
+        raise RuntimeError(f"{' '.join(own)}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return str(done.stdout)
 
 

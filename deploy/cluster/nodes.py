@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,15 @@ API_NAMES = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", NODES
 PAUSE = "genmesh.dev/pause:1"
 SOCKET = "/run/containerd/containerd.sock"
 VOLUMES = 4  # local volumes a worker
+STATE = "/run/state"  # where a node sees the cluster's folder, wherever that lies
 
 # Before the process manager: own mounts, a /run and /var of the node's own, and the folder with all state in it.
 FIRST = """
 mount --make-rshared / && hostname {name}
-mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/lock /run/state /run/var/upper /run/var/work
-mount --bind {state} /run/state
+mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/lock {seen} /run/var/upper /run/var/work
+mount --bind {state} {seen}
 mount -t overlay -o lowerdir=/var,upperdir=/run/var/upper,workdir=/run/var/work var /var
-mkdir -p {state} && mount --bind /run/state {state} && mount --make-rshared /
+mkdir -p {state} && mount --bind {seen} {state} && mount --make-rshared /
 mkdir -p /run/secrets/kubernetes.io/serviceaccount
 cp {keys}/token {keys}/ca.crt /run/secrets/kubernetes.io/serviceaccount/
 sysctl -q -w net.ipv4.ip_forward=1
@@ -63,7 +65,8 @@ class Place:
     state: Path  # the cluster's folder
     tools: Path  # the folder of built tools
     credentials: Credentials
-    lost_after: int = 20  # seconds without a sign of a node, then it counts as lost
+    lost_after: int = 20  # seconds without a heartbeat, then a node counts as lost
+    metrics: bool = True  # whether metrics-server runs
 
     def node(self, name: str) -> Path:
         return self.state / "nodes" / name
@@ -166,7 +169,8 @@ def _kubelet(place: Place, name: str, pods_group: str) -> list[str]:
         place.tool("kubernetes", "kubelet"),
         f"--config={configuration}",
         f"--kubeconfig={keys.kubeconfig(name, API)}",
-        f"--root-dir={folder / 'kubelet'}",
+        # The same folder by its shortest name: the path of a socket has at most 107 characters.
+        f"--root-dir={STATE}/nodes/{name}/kubelet",
         f"--hostname-override={name}",
         f"--node-ip={NODES[name]}",
         "--v=1",
@@ -213,7 +217,7 @@ def _control_plane(place: Place) -> dict[str, list[str]]:
 """
     )
     etcd = "http://127.0.0.1:2379"
-    return {
+    programs = {
         "etcd": [
             "etcd",
             f"--data-dir={folder / 'etcd'}",
@@ -273,7 +277,9 @@ def _control_plane(place: Place) -> dict[str, list[str]]:
             "--leader-elect=false",
         ],
         "coredns": [place.tool("coredns", "coredns"), f"-conf={corefile}"],
-        "metrics-server": [
+    }
+    if place.metrics:
+        programs["metrics-server"] = [
             place.tool("metrics-server", "metrics-server"),
             f"--kubeconfig={addons}",
             f"--authentication-kubeconfig={addons}",
@@ -284,8 +290,8 @@ def _control_plane(place: Place) -> dict[str, list[str]]:
             "--kubelet-request-timeout=5s",
             "--secure-port=4443",
             "--cert-dir=/run/metrics-server",
-        ],
-    }
+        ]
+    return programs
 
 
 def configure(place: Place, name: str, pods_group: str) -> list[str]:
@@ -329,6 +335,7 @@ def configure(place: Place, name: str, pods_group: str) -> list[str]:
     configuration.write_text("\n".join(lines) + "\n")
     first = FIRST.format(
         name=name,
+        seen=STATE,
         state=shlex.quote(str(place.state)),
         manager=shlex.quote(str(Path(sys.executable).parent / "supervisord")),
         configuration=shlex.quote(str(configuration)),
@@ -338,14 +345,17 @@ def configure(place: Place, name: str, pods_group: str) -> list[str]:
     return ["bash", "-euc", first]
 
 
-def addons() -> str:
-    """What is applied to the API once it answers, as YAML: roles, DNS and metrics services, storage."""
-    from_files = [file.read_text() for file in sorted((Path(__file__).parent / "addons").glob("*.yaml"))]
+def addons(metrics: bool) -> str:
+    """What is applied to the API once it answers, as YAML: roles, DNS and storage; ``metrics``: metrics-server too."""
+    files = ["roles", "storage", *(["metrics"] if metrics else [])]
+    from_files = [(Path(__file__).parent / "addons" / f"{name}.yaml").read_text() for name in files]
     made: list[dict[str, object]] = []
-    for name, address, ports in (
-        ("kube-dns", DNS_SERVICE, [("dns", 53, 53, "UDP"), ("dns-tcp", 53, 53, "TCP")]),
-        ("metrics-server", None, [("https", 443, 4443, "TCP")]),
-    ):
+    services: list[tuple[str, str | None, list[tuple[str, int, int, str]]]] = [
+        ("kube-dns", DNS_SERVICE, [("dns", 53, 53, "UDP"), ("dns-tcp", 53, 53, "TCP")])
+    ]
+    if metrics:
+        services.append(("metrics-server", None, [("https", 443, 4443, "TCP")]))
+    for name, address, ports in services:
         made += [
             {
                 "apiVersion": "v1",
@@ -376,7 +386,7 @@ def addons() -> str:
     return "---\n".join([*from_files, yaml.safe_dump_all(made)])
 
 
-def volumes(place: Place) -> str:
+def volumes(place: Place, workers: Sequence[str]) -> str:
     """The workers' local volumes, as YAML."""
     return yaml.safe_dump_all(
         {
@@ -402,6 +412,6 @@ def volumes(place: Place) -> str:
                 },
             },
         }
-        for worker in WORKERS
+        for worker in workers
         for i in range(VOLUMES)
     )

@@ -3,6 +3,7 @@
 catalogue.py     what models.yaml says of each model, checked
 sources.py       where the full-precision weights are, and their checksums
 build.py         the steps of a build, resumed where one broke off, and the version folders
+cache.py         what was built on this machine, for every checkout
 encoders.py, generators.py, diffusers.py, upscalers.py
                  one builder a task: quantize, export, verify
 colbert.py       what late-interaction checkpoints of their own kind do to tokens

@@ -1,8 +1,8 @@
-"""A build, step by step, in a process of its own: check, quantize, measure, verify, place.
+"""A build, step by step, in a process of its own: check, quantize, verify, place.
 
 Everything is made in ``BUILDING/NAME``; a build that was broken off goes on after the last step that
 it finished, as long as source, code and catalogue are the same. What a builder prints goes to
-``BUILDING/NAME.log``.
+``BUILDING/NAME.log``. A version that was built on this machine before, for whatever repository, is copied from the cache.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from genmesh_models import sources, verification, versions
+from genmesh_models import cache, sources, verification, versions
 from genmesh_models.catalogue import REPOSITORY, Entry
 from genmesh_models.errors import BuildError, ends_with_parent, sentence
 
-STEPS = ("check", "quantize", "measure", "verify", "place")
+STEPS = ("check", "quantize", "verify", "place")
+# Other versions of these make other files of the same weights.
+LIBRARIES = (
+    "diffusers", "nncf", "openvino", "openvino-genai", "openvino-tokenizers", "optimum", "optimum-intel", "peft", "tokenizers",
+    "torch", "transformers",
+)  # fmt: skip
 BUILDERS = {
     "embed": "encoders", "rerank": "encoders", "generate": "generators", "diffuse": "diffusers", "upscale": "upscalers",
 }  # fmt: skip
@@ -59,6 +64,7 @@ GPU_SHARED = {
     ),
     "upscale": ("shared/tensors.py", "gpu/shared/torch_device.py", "starter/upscaler/network.py"),
 }
+CACHED_BYTES = 2 * 2**30  # a larger build is not kept twice
 WAIT_SECONDS = 4 * 3600.0  # for another build of the same model
 Report = Callable[[str], None]  # hears each of STEPS, or one with a word on it: "check: 34 MB downloaded"
 
@@ -78,7 +84,7 @@ def code_of(entry: Entry) -> list[Path]:
     ]
     if BUILDERS[entry.task] == "encoders":
         builders += [own / "colbert.py", REPOSITORY / "shared" / "projection.py"]
-    common = [own / name for name in ("build.py", "export.py", "verification.py", "texts.py", "measure.py")]
+    common = [own / name for name in ("build.py", "export.py", "verification.py", "texts.py")]
     common += [REPOSITORY / "retrieval.jsonl", REPOSITORY / "ranking.py"]
     return [*builders, *common, *sources.files_below(entry.template), *shared_of(entry)]
 
@@ -92,6 +98,10 @@ def build_key(entry: Entry, weights: dict[str, str]) -> str:
         if folder is not None and not entry.overridden:
             total.update(json.dumps(sources.checksums(REPOSITORY / folder)).encode())
     facts = {key: value for key, value in asdict(entry).items() if key not in ("verify", "sha256", "source")}
+    facts |= entry.hints
+    for library in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            facts[library] = metadata.version(library)
     total.update(json.dumps(facts, sort_keys=True).encode())
     return total.hexdigest()
 
@@ -145,14 +155,21 @@ def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
     builder_of(entry).check(source, entry)
     building = into.parent / "building"
     staging = building / entry.name
+    shelf = cache.Shelf("models", entry.name)
     if (staging / "key").is_file() and (staging / "key").read_text() == key:
         print("goes on with a build that was broken off", flush=True)
     else:
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        (staging / "key").write_text(key)
+        if copied(shelf, key, staging):
+            print("it was built on this machine before", flush=True)
+        else:
+            staging.mkdir(parents=True)
+            (staging / "key").write_text(key)
     sources.check_room(entry, source, building)
-    facts = quantized(entry, source, staging, report)
+    facts, made = quantized(entry, source, staging, report)
+    if made and sum(path.stat().st_size for path in sources.files_below(staging)) < CACHED_BYTES:
+        with suppress(OSError):  # no room, or no folder that may be written to: then it is built again
+            shelf.put(key, staging)
     facts["verification"] = [verification.held(f, entry.verify) for f in facts["verification"]]
     report("verify")
     check_figures(entry, facts["verification"])
@@ -173,6 +190,17 @@ def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
     return found
 
 
+def copied(shelf: cache.Shelf, key: str, staging: Path) -> bool:
+    """Whether the cache had the build; a cache that cannot be read or written has none."""
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        return shelf.copy(key, staging)
+    except OSError as failure:
+        print(f"the cache {shelf.folder} is not used: {failure}", flush=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        return False
+
+
 def at_its_place(entry: Entry, model: Path, number: int) -> None:
     """Tell a placed version where it is; once more does no harm."""
     if entry.profile == "gpu" and entry.task == "generate":
@@ -184,13 +212,14 @@ def check_figures(entry: Entry, figures: list[verification.Figure]) -> None:
         raise BuildError("; ".join(f"{entry.name}: {verification.sentence(f)}" for f in failed))
 
 
-def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict[str, Any]:
-    """The version folder with weights and code, and what was measured of it; steps that are done stay done."""
+def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> tuple[dict[str, Any], bool]:
+    """The facts of the version folder with weights and code, and whether they were made now or were there already."""
     version, kept = staging / "version", staging / "facts.json"
     out = version / "weights"
     facts: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     report("quantize")
-    if not facts:
+    made = not facts
+    if made:
         out.mkdir(parents=True, exist_ok=True)
         whole = sources.merged(entry, source, staging / "merged")
         facts = builder_of(entry).build(whole, out, entry)
@@ -198,25 +227,28 @@ def quantized(entry: Entry, source: Path, staging: Path, report: Report) -> dict
             mark.unlink()
         files = sources.checksums(out)
         facts["files"] = files
-        facts["revision"] = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+        facts["revision"] = revision_of(files, facts.get("inference_precision", ""))
         facts.setdefault("parameter_count", parameters_of(whole))
         for path in [*sources.files_below(entry.template / "1"), *shared_of(entry)]:
             if not (version / path.name).exists():  # a builder may have written vLLM's model.json already
                 shutil.copy(path, version)
         facts["code"] = {path.name: sources.sha256(path) for path in version.glob("*.py")}
         versions.write_whole(kept, json.dumps(facts))
-    report("measure")
-    if entry.profile == "cpu" and "memory_bytes" not in facts:
-        (version / "card.json").write_text(json.dumps(dict(entry.limits) | facts))
-        facts |= measured(version, entry.task)
-        versions.write_whole(kept, json.dumps(facts))
-    return facts
+        shutil.rmtree(staging / "merged", ignore_errors=True)
+    return facts, made
 
 
-def measured(version: Path, task: str) -> dict[str, Any]:
+def revision_of(files: dict[str, str], inference_precision: str) -> str:
+    """12 digits of the SHA-256 over the files' checksums; the same weights computed in bfloat16 are another revision."""
+    digits = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{digits}-bf16" if inference_precision == "bf16" else digits
+
+
+def measured(version: Path, task: str, *computed: str) -> dict[str, Any]:
+    """Memory and speed of a built model; ``computed``: another inference precision, and a file for its outputs."""
     done = subprocess.run(
-        [sys.executable, "-m", "genmesh_models.measure", str(version), task], capture_output=True, text=True, check=False,
-        preexec_fn=ends_with_parent,
+        [sys.executable, "-m", "genmesh_models.measure", str(version), task, *computed], capture_output=True,
+        text=True, check=False, preexec_fn=ends_with_parent,
     )  # fmt: skip
     if done.returncode:
         raise BuildError(f"the built model does not run: {done.stderr.strip()[-800:]}")

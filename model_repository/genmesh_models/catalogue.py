@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import plugin
 import yaml
 
 from genmesh_models.errors import BuildError
@@ -63,7 +64,10 @@ LIMITS: dict[str, dict[str, float | None]] = {
 }  # fmt: skip
 # What is right for a starter's weights only, and not for those that take their place.
 TUNED = ("default_steps", "default_guidance_scale")
-BUILD_KEYS = {"task", "source", "sha256", "precision", "verify", "gpu", "only", "adapter", "corrector", "evaluate"}
+BUILD_KEYS = {
+    "task", "source", "sha256", "precision", "inference", "verify", "gpu", "only", "adapter", "corrector", "evaluate",
+}  # fmt: skip
+INFERENCE = ("f32", "auto")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Entry:
     corrector: str | None = None  # a reranker's: a LoRA that makes a cross-encoder of the source, and its mix.json
     evaluate: str | None = None  # a starter's folder whose own measure belongs to the verification
     limits: Mapping[str, Any] = field(default_factory=dict)  # written into model.json
+    inference: str = "f32"  # what a CPU computes in, or "auto": bfloat16 if the building machine has it
     reference: str | None = None  # the full-precision source, where the profile gpu takes one that is quantized already
 
     @property
@@ -92,10 +97,10 @@ class Entry:
 
     @property
     def hints(self) -> dict[str, str]:
-        """What the card tells OpenVINO of the precision (``shared/plugin.py``)."""
-        # Else OpenVINO computes in bf16 wherever the processor can.
-        hint = {"fp32": "f32", "bf16": "bf16"}.get(self.precision)
-        return {"inference_precision": hint} if hint else {}
+        """The part of the card that says in which precision a CPU computes (``shared/plugin.py``); a GPU's has none."""
+        if self.profile == "gpu":
+            return {}
+        return {"inference_precision": "bf16" if self.inference == "auto" and plugin.has_bfloat16() else "f32"}
 
     @property
     def overridden(self) -> bool:
@@ -162,13 +167,16 @@ def entry_of(name: str, facts: Any, profile: str, where: str) -> Entry:
             raise fault(f"there is no {key}; for {task} there is {', '.join(sorted(BUILD_KEYS | set(LIMITS[task])))}")
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
             raise fault(f"{key} must be a number that is not negative")
+    inference = facts.get("inference", "auto" if precision == "bf16" and profile == "cpu" else "f32")
+    if inference not in INFERENCE:
+        raise fault(f"inference must be one of {', '.join(INFERENCE)}")
     if facts.get("only", profile) not in PROFILES:
         raise fault(f"only must be one of {', '.join(PROFILES)}")
     reference = plain if profile == "gpu" and "source" in special and not source else None
     defaults = {key: value for key, value in LIMITS[task].items() if value is not None}
     return Entry(
         name, task, source or facts["source"], precision, profile, sums, bounds, facts.get("adapter"),
-        facts.get("corrector"), facts.get("evaluate"), defaults | limits, reference,
+        facts.get("corrector"), facts.get("evaluate"), defaults | limits, inference, reference,
     )  # fmt: skip
 
 
@@ -241,4 +249,5 @@ def append(path: Path, name: str, facts: dict[str, Any]) -> None:
 
 def at_precision(entry: Entry, precision: str) -> Entry:
     """The same model in another precision, with no bound that could refuse it."""
-    return replace(entry, precision=precision, verify=UNBOUNDED)
+    inference = "auto" if precision == "bf16" else entry.inference
+    return replace(entry, precision=precision, inference=inference, verify=UNBOUNDED)

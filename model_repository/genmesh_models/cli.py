@@ -1,4 +1,4 @@
-"""The command line: genmesh-models build, verify, list, add, rollback, finetune, add-adapter, remove-adapter, report."""
+"""The command line: genmesh-models build, verify, measure, list, add, rollback, finetune, add-adapter, remove-adapter, report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import time
 import warnings
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from plugin import has_bfloat16
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -167,6 +170,22 @@ def verify(
         console.print(f"{entry.name} version {card['version']}: {state} ({figures_text(held)})", markup=False)
     if faults:
         raise BuildError("\n".join(faults))
+
+
+@app.command()
+def measure(names: Names = None, into: Into = DEFAULT_INTO, catalogue: CatalogueFile = DEFAULT_CATALOGUE) -> None:
+    """Measure memory and speed of the active versions, one after the other; `genmesh models` then shows them."""
+    for entry in chosen(catalogue, names):
+        model = into / entry.name
+        with alone(model):
+            if (card := versions.active(model)) is None:
+                raise BuildError(f"{entry.name}: nothing is built in {into}")
+            figures = measured(model / card["version"], entry.task)
+            versions.note(model, figures)
+        console.print(
+            f"{entry.name}: {figures['speed']:,.4g} {figures['speed_unit']}, {figures['memory_bytes'] / 2**20:.0f} MiB",
+            markup=False,
+        )
 
 
 @app.command("list")
@@ -336,6 +355,34 @@ def report(
             rows.append(reports.refused(entry, precision, str(failure)))
         console.print(rows[-1], markup=False)
         reports.write(document, rows, kept)  # each time, so that a long run that is broken off leaves what it has
+
+
+@app.command("report-bfloat16")
+def report_bfloat16(
+    into: Into = DEFAULT_INTO,
+    catalogue: CatalogueFile = DEFAULT_CATALOGUE,
+    document: Annotated[Path, typer.Option(help="The document whose table is written.")] = REPOSITORY.parent / "docs" / "models.md",
+) -> None:  # fmt: skip
+    """Measure the active versions in float32 and in bfloat16, one after the other, and write the table."""
+    if not has_bfloat16():
+        raise BuildError("this processor has no bfloat16 (AVX512_BF16, AMX)")
+    reports.write_inference(document, [compared(entry, into / entry.name) for entry in chosen(catalogue, None)])
+
+
+def compared(entry: Entry, model: Path) -> str:
+    """A row on an active version, computed in float32 and in bfloat16."""
+    card = versions.active(model)
+    if card is None:
+        raise BuildError(f"{entry.name}: nothing is built in {model.parent}")
+    figures, outputs = {}, []
+    with TemporaryDirectory() as folder:
+        for precision in ("f32", "bf16"):
+            file = Path(folder) / f"{precision}.npy"
+            figures[precision] = measured(model / card["version"], entry.task, precision, str(file))
+            outputs.append(np.load(file))
+    row = reports.inference_row(entry, figures, reports.agreement(entry.task, *outputs))
+    console.print(row, markup=False)
+    return row
 
 
 def at_precision(entry: Entry, precision: str, into: Path) -> Path:

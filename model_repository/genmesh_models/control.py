@@ -10,6 +10,8 @@ from typing import Any
 from genmesh_models.errors import BuildError, NotLoaded
 
 LOAD_SECONDS = 300.0
+# Triton gives a model up whose process gives no heartbeat for a second while it loads, as on a busy machine.
+GIVEN_UP, ATTEMPTS = "is not healthy", 3
 REACH_SECONDS = 10.0
 
 
@@ -46,6 +48,16 @@ def load(url: str, name: str, versions: Sequence[int]) -> None:
 
     Versions that it serves go on until the new ones are ready, and finish the requests that they have.
     """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _load(url, name, versions)
+            return
+        except NotLoaded as failure:
+            if GIVEN_UP not in str(failure) or attempt == ATTEMPTS:
+                raise
+
+
+def _load(url: str, name: str, versions: Sequence[int]) -> None:
     with asked(url, f"{name}: Triton at {url} does not serve it", NotLoaded) as client:
         client.load_model(name, client_timeout=LOAD_SECONDS)
         limit = time.monotonic() + LOAD_SECONDS

@@ -121,7 +121,7 @@ def build(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         _export(source, full, "fp32")
         if entry.precision == "int8":
             quantize_unet(source, full, out, side, guidance)
-        compared = ((out, entry.hints), (full, {"inference_precision": "f32"}))
+        compared = ((out, entry.hints), (full, {}))
         pair = [drawer(path, hints, side, side, STEPS, guidance) for path, hints in compared]
         drawn = [tuple(draw(prompt, seed) for draw in pair) for seed, prompt in enumerate(PROMPTS)]
         figures = verification.pictures(drawn)

@@ -1,10 +1,13 @@
 """Speed and memory of a built model, measured in a process that does nothing else.
 
-    python -m genmesh_models.measure VERSION_FOLDER TASK
+    python -m genmesh_models.measure VERSION_FOLDER TASK [INFERENCE_PRECISION OUTPUTS]
 
 Prints one JSON object: ``memory_bytes``, the resident memory of a process that loaded the model and
 answered with it, engine and Python included; ``speed`` and ``speed_unit``. The machine's load at the
 time is part of the figures: compare only what was measured together.
+
+INFERENCE_PRECISION (f32, bf16) takes the place of the card's. OUTPUTS is a file (.npy) for what the model gave: unit
+vectors float32[texts, dimension], scores float32[pairs], texts str[prompts], or an image uint8[height, width, 3].
 """
 
 from __future__ import annotations
@@ -18,9 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genmesh_models.texts import grounded, retrieval_set
 
 TOKENS, PROMPTS = 32, 16
+Work = Callable[[], tuple[int, Any]]  # units of work that were done, and what came out
 
 
 def resident_bytes() -> int:
@@ -28,26 +34,26 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
-def per_second(work: Callable[[], int]) -> float:
-    """Units of work a second: the best of three rounds, after one that warms up."""
-    work()
+def per_second(work: Work) -> tuple[float, Any]:
+    """Units of work a second, the best of three rounds after one that warms up; and what came out."""
+    _, output = work()
     best = 0.0
     for _ in range(3):
         begun = time.monotonic()
-        count = work()
+        count, output = work()
         best = max(best, count / (time.monotonic() - begun))
-    return best
+    return best, output
 
 
-def embedder(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+def embedder(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from encoder import open_encoder
 
     encoder = open_encoder(folder, card)
     texts = list(retrieval_set().passages.values())[:128]
-    return lambda: len(encoder.run(encoder.encode(texts))), "texts/s"
+    return lambda: (len(texts), encoder.run(encoder.encode(texts))), "texts/s"
 
 
-def reranker(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+def reranker(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from encoder import Encoder
     from ranker import Ranker
 
@@ -55,10 +61,10 @@ def reranker(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
     ranker = Ranker(card, Encoder(folder, card), corrector)
     found = retrieval_set()
     pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:24]]
-    return lambda: len(ranker.score(pairs)), "pairs/s"
+    return lambda: (len(pairs), ranker.score(pairs)), "pairs/s"
 
 
-def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+def generator(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from engine import Generation, Piece, open_engine
     from tokenizers import Tokenizer
 
@@ -72,13 +78,17 @@ def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], st
     done = threading.Semaphore(0)
     failures: list[str] = []
 
-    def on_piece(_generation: Generation, piece: Piece) -> None:
+    texts: dict[str, str] = {}
+
+    def on_piece(generation: Generation, piece: Piece) -> None:
+        texts[generation.prompt] += piece.text
         if piece.error:
             failures.append(piece.error)
         if piece.error or piece.finish_reason:
             done.release()
 
-    def work() -> int:
+    def work() -> tuple[int, Any]:
+        texts.update(dict.fromkeys(prompts, ""))
         options = {"max_tokens": TOKENS, "ignore_eos": True}
         made = [Generation(p, options, on_piece, lambda: False) for p in prompts]
         for one in made:
@@ -87,12 +97,12 @@ def generator(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], st
             done.acquire()
         if failures:
             raise RuntimeError(failures[0])
-        return sum(one.output_tokens for one in made)
+        return sum(one.output_tokens for one in made), list(texts.values())
 
     return work, "tokens/s"
 
 
-def diffuser(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
+def diffuser(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from genmesh_models.diffusers import drawer
 
     draw = drawer(
@@ -104,15 +114,13 @@ def diffuser(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
         card["default_guidance_scale"],
     )
 
-    def work() -> int:
-        draw("a red circle", 1)
-        return 1
+    def work() -> tuple[int, Any]:
+        return 1, draw("a red circle", 1)
 
     return work, "images/s"
 
 
-def upscaler(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str]:
-    import numpy as np
+def upscaler(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     import openvino as ov
 
     from plugin import options
@@ -120,9 +128,8 @@ def upscaler(folder: Path, card: dict[str, Any]) -> tuple[Callable[[], int], str
     compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", options(card))
     picture = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
 
-    def work() -> int:
-        compiled(picture)
-        return 1
+    def work() -> tuple[int, Any]:
+        return 1, compiled(picture)[0]
 
     return work, "images/s (128 x 128)"
 
@@ -134,8 +141,12 @@ def main() -> None:
     version, task = Path(sys.argv[1]), sys.argv[2]
     sys.path.insert(0, str(version))
     card = json.loads((version / "card.json").read_text())
+    if len(sys.argv) > 3:
+        card["inference_precision"] = sys.argv[3]
     work, unit = MEASURES[task](version / "weights", card)
-    speed = per_second(work)
+    speed, output = per_second(work)
+    if len(sys.argv) > 3:
+        np.save(sys.argv[4], np.asarray(output))
     print(json.dumps({"memory_bytes": resident_bytes(), "speed": speed, "speed_unit": unit}), flush=True)
     # An engine's thread is still there, and the interpreter's end beneath it can abort the process.
     os._exit(0)

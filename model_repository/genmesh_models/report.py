@@ -8,11 +8,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genmesh_models import verification
 from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 
 BEGIN, END = "<!-- models:begin (written by genmesh-models report) -->", "<!-- models:end -->"
+INFERENCE_BEGIN = "<!-- inference:begin (written by genmesh-models report-bfloat16) -->"
+INFERENCE_END = "<!-- inference:end -->"
 LABELS = {
     "cosine_mean": "cosine {:.4f}",
     "cosine_min": "least {:.4f}",
@@ -42,13 +46,42 @@ def row(card: dict[str, Any], bounds: Mapping[str, float], *, served: bool) -> s
         figures.append(text)
     if broken := [f["name"] for f in card["verification"] if not verification.passes(verification.held(f, bounds))]:
         figures.append(f"refused for its {' and '.join(broken)} unless `verify` allows it")
-    if "speed" not in card:  # built for a GPU, where a build measures none
-        return f"| {card['name']} | {card['precision']} | {', '.join(figures)} | | |"
     speed = f"{card['speed']:,.0f}" if card["speed"] >= 100 else f"{card['speed']:.3g}"
     precision = f"**{card['precision']}**" if served else card["precision"]
     return (
         f"| {card['name']} | {precision} | {', '.join(figures)} | {speed} {card['speed_unit']} "
         f"| {card['memory_bytes'] / 2**20:.0f} MiB |"
+    )
+
+
+def agreement(task: str, ours: np.ndarray, theirs: np.ndarray) -> str:
+    """How alike a model's outputs are in float32 and in bfloat16 (``measure.py`` has their shapes)."""
+    if task == "embed":
+        return f"least cosine {float((ours * theirs).sum(1).min()):.5f}"
+    if task == "rerank":
+        return f"scores differ by at most {float(np.abs(ours - theirs).max()):.4f}"
+    if task == "generate":
+        return f"{int((ours == theirs).sum())} of {len(ours)} greedy answers the same"
+    return f"PSNR {verification.psnr(ours, theirs):.1f} dB"
+
+
+def inference_row(entry: Entry, figures: Mapping[str, dict[str, Any]], alike: str) -> str:
+    """What bfloat16 gains a served model: ``figures`` are what was measured in "f32" and in "bf16"."""
+    f32, bf16 = (figures[precision]["speed"] for precision in ("f32", "bf16"))
+    return f"| {entry.name} | {entry.precision} | {f32:,.4g} {figures['f32']['speed_unit']} | {bf16:,.4g} | {bf16 / f32:.2f} | {alike} |"
+
+
+def write_inference(document: Path, rows: list[str]) -> None:
+    """The table of what bfloat16 gains on this machine, in place of the one that stands between its marks."""
+    head = "| model | precision | in float32 | in bfloat16 | ratio | outputs of both |\n| --- | --- | --- | --- | --- | --- |"
+    text = document.read_text()
+    if INFERENCE_BEGIN not in text or INFERENCE_END not in text:
+        raise BuildError(f"{document} has no place for the table: {INFERENCE_BEGIN} and {INFERENCE_END}")
+    before, _, rest = text.partition(INFERENCE_BEGIN)
+    _, _, after = rest.partition(INFERENCE_END)
+    caption = f"Measured on {machine()}."
+    document.write_text(
+        f"{before}{INFERENCE_BEGIN}\n{caption}\n\n{head}\n" + "\n".join(rows) + f"\n{INFERENCE_END}{after}"
     )
 
 

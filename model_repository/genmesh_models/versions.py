@@ -237,6 +237,14 @@ def rollback(model: Path, triton: str | None, to: int | None = None) -> int:
     return target
 
 
+def note(model: Path, facts: dict[str, Any]) -> None:
+    """Add what was measured of the active version to its cards."""
+    card = active(model)
+    assert card is not None
+    for path in (model / card["version"] / "card.json", model / "model.json"):
+        write_whole(path, json.dumps(json.loads(path.read_text()) | facts, indent=2) + "\n")
+
+
 def prune(model: Path) -> None:
     """Delete all versions but the active one, the one that a rollback goes to, or the newest other that is intact, and
     the one that Triton was last told of."""

@@ -50,6 +50,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
                 kv_cache_bytes=int(facts.get("kv_cache_gigabytes", 0) * 2**30),
             ),
             adapters=card.adapters, throughput=facts.get("speed", 0.0), throughput_unit=facts.get("speed_unit", ""),
+            inference_precision=facts.get("inference_precision", ""),
         )  # fmt: skip
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:

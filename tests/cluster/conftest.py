@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from deploy.cluster.cluster import ROOT, Cluster
-from deploy.cluster.nodes import WORKERS
 
 SECONDS = pytest.StashKey[float]()
 
@@ -31,8 +30,9 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         if not (keep and found.running):
             found.start(lambda text: None)
         else:
-            for worker in WORKERS:
-                found.bring(worker, found.images())
+            archives = found.images()
+            for worker in found.workers:
+                found.bring(worker, archives)
         found.install()
         request.config.stash[SECONDS] = time.monotonic() - begun
         yield found

@@ -15,7 +15,6 @@ import pytest
 
 from deploy.cluster import images
 from deploy.cluster.cluster import NAMESPACE, RELEASE, ROOT, Cluster, eventually
-from deploy.cluster.nodes import WORKERS
 from tests.cluster.seen import FIRING, fired, values
 from tests.cluster.steady import Load, steady
 from tests.cluster.workloads import pods, settled, uids
@@ -26,7 +25,6 @@ from genmesh import Client
 with Client(os.environ["GENMESH_TARGET"], api_key=os.environ["GENMESH_API_KEY"]) as client:
     print(client.embedding.Embed({"inputs": ["x"]}).model_revision)
 """
-ARCHIVES = ROOT / ".state" / "images"
 WORKLOADS = ("gateway", "tokenization", "embedding", "vector-search", "generation", "diffusion", "rag", "triton")
 LATE = "not ready|deadline exceeded"  # what Helm says where pods do not become ready
 STATE = (f"deployment/{RELEASE}-redis", f"statefulset/{RELEASE}-milvus", f"deployment/{RELEASE}-prometheus")
@@ -187,14 +185,14 @@ def swapped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     weights.write_bytes(weights.read_bytes()[:100])
     bring(cluster, models, "broken")
     yield models
-    images.forget("swapped", ARCHIVES)
-    images.forget("broken", ARCHIVES)
+    images.forget("swapped")
+    images.forget("broken")
 
 
 def bring(cluster: Cluster, models: Path, tag: str) -> None:
     """Triton's image with these models, on every worker."""
-    found = images.archives(ARCHIVES, images.with_models(models, tag))
-    for worker in WORKERS:
+    found = images.archives(images.with_models(models, tag))
+    for worker in cluster.workers:
         cluster.bring(worker, found)
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: network policies, the Pod Security Standard, keys, certificates."""
+"""Who may do what: network policies, keys, certificates. tests/smoke has the Pod Security Standard."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ import yaml
 from deploy.cluster.cluster import CHART, NAMESPACE, RELEASE, ROOT, Cluster, eventually
 from services.gateway.keys import Keys
 from tests.cluster.notes import follow_notes
-from tests.cluster.reach import PROBE
-from tests.cluster.workloads import pods, settled, uids
-
-PORTS = {"redis": (6379, 9121), "milvus": (19530, 9091), "prometheus": (9090,), "triton": (8000, 8001, 8002)}
+from tests.cluster.reach import ALLOWED, reached
+from tests.cluster.workloads import settled, uids
 
 
 @pytest.fixture(autouse=True)
@@ -30,52 +28,13 @@ def at_rest(cluster: Cluster) -> None:
     settled(cluster)
 
 
-def stray(
-    name: str, places: list[tuple[str, str, int]], labels: dict[str, str] | None = None, **security: object
-) -> str:
-    """A pod of nobody's, as YAML, that tries to connect to places."""
-    container = {
-        "name": "stray", "image": "genmesh/services:0.1.0", "command": ["/opt/genmesh/bin/python", "-c", PROBE],
-        "args": [json.dumps(places)],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}} | security,
-    }  # fmt: skip
-    spec = {
-        "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 20000, "seccompProfile": {"type": "RuntimeDefault"}},
-    }  # fmt: skip
-    return yaml.safe_dump(
-        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}}, "spec": spec}
-    )
-
-
 @pytest.mark.parametrize("namespace", [NAMESPACE, "default"])
 def test_a_stray_pod_reaches_the_gateway_and_nothing_else(cluster: Cluster, namespace: str) -> None:
     """Neither one beside the release's pods nor one of another namespace that looks like its gateway."""
     looks = cluster.get("deployment", f"{RELEASE}-gateway")["spec"]["selector"]["matchLabels"]
-    places: list[tuple[str, str, int]] = []
-    allowed = set()
-    for pod in pods(cluster):
-        component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
-        for port in (*PORTS.get(component, (8080, 9100)), *((8090,) if component == "gateway" else ())):
-            places.append((f"{component}:{port}", pod["status"]["podIP"], port))
-    allowed = {"gateway:8080", "gateway:8090"}
-    assert len(places) == 23
-    pod = stray("stray", places, None if namespace == NAMESPACE else looks)
-    cluster.kubectl("apply", f"--namespace={namespace}", "--filename=-", stdin=pod)
-    try:
-        phase = "--for=jsonpath={.status.phase}=Succeeded"
-        cluster.kubectl("wait", "pod/stray", f"--namespace={namespace}", phase, "--timeout=90s")
-        found = json.loads(cluster.kubectl("logs", "stray", f"--namespace={namespace}"))
-    finally:
-        cluster.kubectl("delete", "pod", "stray", f"--namespace={namespace}", "--now")
-    assert {name for name, how in found.items() if how == "open"} == allowed, found
-
-
-def test_a_privileged_pod_is_refused(cluster: Cluster) -> None:
-    with pytest.raises(RuntimeError, match='violates PodSecurity "restricted:latest"'):
-        cluster.kubectl(
-            "apply", f"--namespace={NAMESPACE}", "--filename=-", stdin=stray("bad", [], allowPrivilegeEscalation=True)
-        )
+    found = reached(cluster, namespace, None if namespace == NAMESPACE else looks)
+    assert len(found) == 23
+    assert {place for place, outcomes in found.items() if "open" in outcomes} == ALLOWED, found
 
 
 @pytest.mark.parametrize("touched", [True, False])

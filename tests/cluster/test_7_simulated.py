@@ -57,10 +57,12 @@ def node(number: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def simulated() -> Iterator[Cluster]:
     """A control plane with a thousand nodes that are simulated."""
-    # A thousand nodes' signs of life are most of what the API server does, so they come seldom.
-    found = Cluster(ROOT / ".state" / "simulated", ROOT / ".state" / "tools", lost_after=300)
+    # The heartbeats of a thousand nodes are most of what the API server does, so they come seldom.
+    found = Cluster(
+        ROOT / ".state" / "simulated", ROOT / ".state" / "tools", nodes=[CONTROL], metrics=False, lost_after=300
+    )
     try:
-        found.start(lambda text: None, nodes=[CONTROL])
+        found.start(lambda text: None)
         found.kubectl("taint", "node", CONTROL, "control=true:NoSchedule")
         stages = found.state / "stages.yaml"
         parts = sorted((found.tools / "kwok" / "stages").glob("*.yaml"))

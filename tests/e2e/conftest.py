@@ -1,16 +1,47 @@
 """What the end-to-end tests share."""
 
+from __future__ import annotations
+
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import TRITON_PYTHON
+from deploy.local.cluster import Cluster
+from deploy.local.ports import Ports
+from deploy.local.processes import Layout
+from tests.conftest import MODELS, TRITON_PYTHON
+from tests.e2e.changing import Changing
+
+
+def made(folder: Path, *names: str) -> Path:
+    command = [str(TRITON_PYTHON), str(Path(__file__).parent / "make_checkpoints.py"), str(folder), *names]
+    subprocess.run(command, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama and a T5, made once a run; tests leave them as they are."""
+    return made(tmp_path_factory.mktemp("checkpoints"), "llama", "t5")
+
+
+@pytest.fixture(scope="session")
+def all_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small checkpoints of many shapes, made once a run; tests leave them as they are."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    subprocess.run([str(TRITON_PYTHON), str(Path(__file__).parent / "make_checkpoints.py"), str(folder)], check=True)
-    return folder
+    return made(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Changing]:
+    """The cluster of all tests that replace models."""
+    state = tmp_path_factory.mktemp("changing")
+    shutil.copytree(MODELS, state / "models")
+    cluster = Cluster(Layout(state, state / "models", TRITON_PYTHON), Ports.free())
+    cluster.start(lambda text: None)
+    try:
+        yield Changing.of(cluster)
+    finally:
+        cluster.stop()

@@ -1,6 +1,6 @@
 """Make small checkpoints of other shapes and sizes than the starters'. Runs in Triton's environment.
 
-python make_checkpoints.py FOLDER
+python make_checkpoints.py FOLDER [NAME...]    (all where none is named)
 """
 
 import json
@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.numpy import load_file, save_file
 from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
@@ -287,42 +285,55 @@ def relatives(out: Path) -> None:
                 shutil.copy(out / other / file, out / name)
 
 
-def encoder_decoders(out: Path) -> None:
-    """T5 over Unigram, BART over byte-level BPE, and what transformers writes with each in float32."""
-    prompts = ["quick brown fox", "a lazy dog"]
+def t5(out: Path) -> None:
     tokens = t5_tokenizer(out / "t5")
-    T5ForConditionalGeneration(T5Config(
+    encoder_decoder(out / "t5", tokens, T5ForConditionalGeneration(T5Config(
         vocab_size=len(tokens), d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0,
         pad_token_id=0, eos_token_id=1, n_positions=96, tie_word_embeddings=False,
-    )).save_pretrained(out / "t5")  # fmt: skip
+    )))  # fmt: skip
+
+
+def bart(out: Path) -> None:
     tokens = bart_tokenizer(out / "bart")
-    BartForConditionalGeneration(BartConfig(
+    encoder_decoder(out / "bart", tokens, BartForConditionalGeneration(BartConfig(
         vocab_size=len(tokens), d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=120,
         bos_token_id=0, eos_token_id=1, pad_token_id=1, decoder_start_token_id=1, forced_eos_token_id=None,
-    )).save_pretrained(out / "bart")  # fmt: skip
-    found = {}
-    for name in ("t5", "bart"):
-        model, tokens = AutoModelForSeq2SeqLM.from_pretrained(out / name), AutoTokenizer.from_pretrained(out / name)
-        learn_to_go_on(model, tokens)
-        model.save_pretrained(out / name)
+    )))  # fmt: skip
+
+
+def encoder_decoder(folder: Path, tokens: PreTrainedTokenizerFast, model: PreTrainedModel) -> None:
+    """Beside it, what transformers writes with it in float32, up to a near tie that rounding may turn: ``written.json``."""
+    learn_to_go_on(model, tokens)
+    model.eval().save_pretrained(folder)
+    written = {}
+    for prompt in ("quick brown fox", "a lazy dog"):
+        given = tokens(prompt, return_tensors="pt")
         with torch.no_grad():
-            written = [
-                model.generate(**tokens(p, return_tensors="pt"), max_new_tokens=12, do_sample=False, num_beams=1)
-                for p in prompts
-            ]
-        found[name] = [tokens.decode(row[0], skip_special_tokens=True) for row in written]
-    (out / "written.json").write_text(json.dumps({"prompts": prompts, **found}))
+            found = model.generate(
+                **given,
+                max_new_tokens=12,
+                do_sample=False,
+                num_beams=1,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        begin = found.sequences.shape[1] - len(found.logits)
+        margins = [best - second for best, second in (logits[0].topk(2).values for logits in found.logits)]
+        clear = next((i for i, margin in enumerate(margins) if margin < 0.5), len(margins))
+        assert clear >= 3, f"{folder.name}: {margins}"
+        written[prompt] = tokens.decode(found.sequences[0, : begin + clear], skip_special_tokens=True)
+    (folder / "written.json").write_text(json.dumps(written))
 
 
 def learn_to_go_on(model: torch.nn.Module, tokens: PreTrainedTokenizerFast) -> None:
     """A few steps on "three words -> the next four", so that its choices are clear enough to survive INT8."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     starts = range(len(WORDS) - 7)
     given = tokens([" ".join(WORDS[i : i + 3]) for i in starts], return_tensors="pt", padding=True)
     wanted = tokens([" ".join(WORDS[i + 3 : i + 7]) for i in starts], return_tensors="pt", padding=True)
     labels = wanted.input_ids.masked_fill(wanted.attention_mask == 0, -100)
-    for _ in range(250):
+    for _ in range(100):
         loss = model(**given, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -425,33 +436,44 @@ def expect(out: Path) -> None:
     (out / "expected.json").write_text(json.dumps({"texts": texts, **found}))
 
 
-def main(out: Path) -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # the nets are tiny, and the machine may be busy
-    encoders(out)
-    encoder_decoders(out)
-    token_tables(out)
-    gpt2 = tokenizer(out / "gpt2", begin=False)
+def gpt2(out: Path) -> None:
+    tokens = tokenizer(out / "gpt2", begin=False)
     GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(gpt2), n_embd=64, n_layer=2, n_head=4, n_positions=192, bos_token_id=0, eos_token_id=1,
+        vocab_size=len(tokens), n_embd=64, n_layer=2, n_head=4, n_positions=192, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "gpt2")  # fmt: skip
-    llama = tokenizer(out / "llama", begin=True)
+
+
+def llama(out: Path) -> None:
+    tokens = tokenizer(out / "llama", begin=True)
     LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(llama), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
+        vocab_size=len(tokens), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "llama")  # fmt: skip
-    mistral = tokenizer(out / "mistral", begin=True)
+
+
+def mistral(out: Path) -> None:
+    tokens = tokenizer(out / "mistral", begin=True)
     MistralForCausalLM(MistralConfig(
-        vocab_size=len(mistral), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, sliding_window=None, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "mistral")  # fmt: skip
-    qwen = tokenizer(out / "qwen", begin=False)
+
+
+def qwen(out: Path) -> None:
+    tokens = tokenizer(out / "qwen", begin=False)
     Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=len(qwen), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokens), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
     )).save_pretrained(out / "qwen")  # fmt: skip
-    relatives(out)
+
+
+def llama_awq(out: Path) -> None:
     awq(out / "llama", out / "llama-awq")
+
+
+def diffusion(out: Path) -> None:
+    # Here, for it takes as long to import as all the rest.
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     folder = out / "diffusion"
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
@@ -483,4 +505,18 @@ def main(out: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-main(Path(sys.argv[1]))
+# In this order, for some take others' tokenizers or weights.
+MAKERS = {
+    "encoders": encoders, "t5": t5, "bart": bart, "tables": token_tables, "gpt2": gpt2, "llama": llama, "mistral": mistral,
+    "qwen": qwen, "relatives": relatives, "llama-awq": llama_awq, "diffusion": diffusion,
+}  # fmt: skip
+
+
+def main(out: Path, names: list[str]) -> None:
+    torch.set_num_threads(1)  # the nets are tiny, and the machine may be busy
+    for name in names or MAKERS:
+        torch.manual_seed(0)
+        MAKERS[name](out)
+
+
+main(Path(sys.argv[1]), sys.argv[2:])

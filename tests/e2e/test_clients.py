@@ -37,7 +37,7 @@ async def test_async_errors_are_typed(async_client: AsyncClient, running) -> Non
     assert failure.value.field_violations[0].field == "texts"
     with pytest.raises(DeadlineExceeded):
         async for _ in async_client.generation.StreamGenerate(
-            {"prompt": "The", "sampling": {"max_tokens": 1500, "ignore_eos": True}}, timeout=0.2
+            {"prompt": "The", "sampling": {"max_tokens": 1500, "ignore_eos": True}}, timeout=0.1
         ):
             pass
     async with AsyncClient(running.target, api_key="gm_no") as stranger:

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from genmesh import Client
 from PIL import Image
 
 GENMESH = str(Path(sys.executable).parent / "genmesh")
@@ -32,12 +34,14 @@ def run(running, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def ingested(run) -> None:
+def ingested(run, client: Client) -> Iterator[None]:
     documents = run.folder / "documents"
     documents.mkdir()
     (documents / "harbour.md").write_text("# Harbour\n\nThe ferry to Osk leaves at 06:15. A ticket costs 9 crowns.\n")
     (documents / "gear.txt").write_text("The anchor weighs 80 kilograms.")
     assert "2 documents, 2 passages" in run("ingest", "documents", "-c", "port")
+    yield
+    client.vector_search.DeleteCollection({"collection": "port"})
 
 
 def test_ask_prints_the_answer_with_its_source(run, ingested) -> None:
@@ -57,7 +61,8 @@ def test_search_embed_tokens_models_status(run, ingested) -> None:
 
 def test_image_writes_a_png(run) -> None:
     assert "128 x 128" in run("image", "a red circle", "-o", "out.png", "--steps", "4", "--seed", "1")
-    assert Image.open(run.folder / "out.png").size == (128, 128)
+    with Image.open(run.folder / "out.png") as image:
+        assert image.size == (128, 128)
 
 
 def test_chat_streams(run) -> None:

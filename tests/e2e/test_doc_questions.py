@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from genmesh import Client
 
-from tests.conftest import ROOT, Running
+from tests.conftest import ROOT
 
 QUESTIONS = [json.loads(line) for line in (ROOT / "tests" / "data" / "doc_questions.jsonl").read_text().splitlines()]
 DOCUMENTS = sorted(
@@ -20,14 +20,13 @@ LEAST = 0.70
 
 
 @pytest.fixture(scope="module")
-def ingested(running: Running) -> Iterator[Client]:
-    with running.client() as client:
-        requests = [
-            {"collection": COLLECTION, "document": {"id": path, "text": (ROOT / path).read_text()}}
-            for path in DOCUMENTS
-        ]
-        list(client.rag.Ingest(iter(requests)))
-        yield client
+def ingested(client: Client) -> Iterator[Client]:
+    requests = [
+        {"collection": COLLECTION, "document": {"id": path, "text": (ROOT / path).read_text()}} for path in DOCUMENTS
+    ]
+    list(client.rag.Ingest(iter(requests)))
+    yield client
+    client.vector_search.DeleteCollection({"collection": COLLECTION})
 
 
 def flat(text: str) -> str:
@@ -40,7 +39,7 @@ def test_the_passage_that_answers_is_cited(ingested: Client, tmp_path: Path) -> 
     assert len(QUESTIONS) == 40
     wrong, quoted = [], 0
     for asked in QUESTIONS:
-        answer = ingested.rag.Answer({"question": asked["question"], "collection": COLLECTION}, timeout=60)
+        answer = ingested.rag.Answer({"question": asked["question"], "collection": COLLECTION}, timeout=120)
         passages = {passage.id: passage for passage in answer.passages}
         cited = [passages[citation.passage_id] for citation in answer.citations]
         right = answer.answered and any(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from genmesh import Client
 
 from loadtest import arrivals, scenarios
 from tests.conftest import ROOT, Running
@@ -53,8 +55,12 @@ def load(running: Running, folder: Path, objectives: str, *more: str) -> tuple[s
     return done, json.loads((folder / "out" / "summary.json").read_text())
 
 
-def test_a_mixed_scenario(running: Running, tmp_path: Path, planned: Counter[str]) -> None:
-    before = {one.name for one in running.client().vector_search.ListCollections({}).collections}
+def collections(client: Client) -> set[str]:
+    return {one.name for one in client.vector_search.ListCollections({}).collections}
+
+
+def test_a_mixed_scenario(running: Running, client: Client, tmp_path: Path, planned: Counter[str]) -> None:
+    before = collections(client)
     done, summary = load(running, tmp_path, LOOSE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SLO kept." in done.stdout
@@ -77,16 +83,19 @@ def test_a_mixed_scenario(running: Running, tmp_path: Path, planned: Counter[str
         "goodput %",
     } == kinds
     chat = next(row for row in summary["operations"] if row["operation"] == "chat")
-    assert 0 < chat["ttft_server_p50_ms"] <= chat["ttft_sent_p50_ms"] * 1.01
-    assert chat["ttft_sent_p50_ms"] <= chat["ttft_p50_ms"] * 1.01 <= chat["latency_p50_ms"] * 1.02
+    # Each is a part of the next, call by call; the histograms round by 0.5 %.
+    parts = [chat[f"{part}_p50_ms"] for part in ("ttft_server", "ttft_sent", "ttft", "latency")]
+    assert parts[0] > 0
+    assert all(part <= whole * 1.01 for part, whole in itertools.pairwise(parts)), parts
     tokens = summary["tallies"]["chat"]["output_tokens"]
     assert 8 * planned["chat"] <= tokens <= 16 * planned["chat"]
     assert sum(summary["series"]["chat"]["tokens"].values()) == tokens
     page = (tmp_path / "out" / "locust.html").read_text()
     assert all(kind in page for kind in ("TTFT server", "goodput %", "tokens/s"))
-    assert {one.name for one in running.client().vector_search.ListCollections({}).collections} == before
+    assert collections(client) == before
 
 
+@pytest.mark.nightly
 def test_an_impossible_objective_with_two_workers(running: Running, tmp_path: Path, planned: Counter[str]) -> None:
     done, summary = load(running, tmp_path, "chat: {ttft_p95_ms: 0.01, error_rate: 0.5}", "--workers", "2")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -44,11 +44,11 @@ def test_calls_are_counted_by_code_at_both_hops(running, client: Client) -> None
         for code, count in (("OK", 3), ("INVALID_ARGUMENT", 1)):
             key = (f"genmesh_{hop}_requests_total", f'code="{code}",method="Count"')
             # A call is counted when it is over, which is after its answer.
-            until(lambda port=port, key=key, wanted=before[hop][key] + count: scrape(port)[key] == wanted, 5)
+            until(lambda port=port, key=key, wanted=before[hop][key] + count: scrape(port)[key] == wanted)
 
 
 def test_ttft_is_measured_to_the_first_content(running, client: Client) -> None:
-    """A stream's TTFT at the gateway is under the client's own, and above the service's."""
+    """A stream's TTFT at the gateway lies within the client's own, and the service's within the gateway's."""
 
     def total(part: str) -> tuple[float, float]:
         found = scrape(running.cluster.ports[f"metrics_{part}"])
@@ -63,22 +63,18 @@ def test_ttft_is_measured_to_the_first_content(running, client: Client) -> None:
     ):
         if piece.text and first is None:
             first = time.monotonic() - begun
-    seen = {part: (total(part)[0] - before[part][0], total(part)[1] - before[part][1]) for part in before}
     assert first is not None
-    assert seen["gateway"][1] == seen["generation"][1] == 1
-    assert 0 < seen["generation"][0] <= seen["gateway"][0] <= first
-    assert first - seen["gateway"][0] < 0.25
+    until(lambda: all(total(part)[1] == before[part][1] + 1 for part in before))
+    gateway, generation = (total(part)[0] - before[part][0] for part in before)
+    assert 0 < generation <= gateway <= first
 
 
 def test_prometheus_scrapes_every_part(running) -> None:
     port = running.cluster.ports["prometheus"]
     wanted = {"triton", "redis", "milvus", "prometheus", *(f"genmesh-{name.replace('_', '-')}" for name in SERVICES)}
-    end = time.monotonic() + 30
-    while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets?state=active", timeout=5) as answer:
-            targets = json.load(answer)["data"]["activeTargets"]
-        health = {t["labels"]["job"]: t["health"] for t in targets}
-        if health == dict.fromkeys(wanted, "up"):
-            return
-        assert time.monotonic() < end, health
-        time.sleep(0.5)
+
+    def health() -> dict[str, str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/targets?state=active", timeout=60) as answer:
+            return {t["labels"]["job"]: t["health"] for t in json.load(answer)["data"]["activeTargets"]}
+
+    until(lambda: health() == dict.fromkeys(wanted, "up"))

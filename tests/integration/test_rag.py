@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -38,7 +39,7 @@ def ingest(client: Client, collection: str, *documents: dict) -> list[pb.IngestR
 
 @pytest.fixture(scope="module")
 def library(client: Client) -> Iterator[str]:
-    name = "library"
+    name = "library-" + secrets.token_hex(4)
     results = ingest(
         client, name,
         {"id": "observatory.md", "text": HANDBOOK, "metadata": {"source": "handbook", "year": 2020}},

@@ -26,7 +26,7 @@ class Alone:
         scheduler.max_num_seqs = card["max_sequences"]
         scheduler.max_num_batched_tokens = card["max_batched_tokens"]
         scheduler.enable_prefix_caching = True
-        properties = {"INFERENCE_PRECISION_HINT": hint} if (hint := card.get("inference_precision")) else {}
+        properties = {"INFERENCE_PRECISION_HINT": card["inference_precision"]}
         folder = model / card["version"] / "weights"
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.next_id = 0

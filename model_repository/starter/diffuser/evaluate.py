@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--sheet", type=Path, help="where to write the first 30 pictures")
     args = parser.parse_args()
-    pipeline = openvino_genai.Text2ImagePipeline(args.model, "CPU")
+    pipeline = openvino_genai.Text2ImagePipeline(args.model, "CPU", INFERENCE_PRECISION_HINT="f32")
     scenes = evaluation_scenes(args.count, args.seed)
     pictures, found = [], []
     for number, scene in enumerate(scenes):

@@ -27,7 +27,9 @@ def loaded(folder: Path) -> Enlarge:
     if (folder / "openvino_model.xml").is_file():
         import openvino as ov
 
-        compiled = ov.Core().compile_model(str(folder / "openvino_model.xml"), "CPU")
+        compiled = ov.Core().compile_model(
+            str(folder / "openvino_model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
         return lambda pixels: np.array(compiled(pixels)[0])
     import torch
     from network import Pixels, load

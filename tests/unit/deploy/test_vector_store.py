@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -25,10 +25,21 @@ FIELDS = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    logs, original = [], WAL.__init__
+
+    def init(self: WAL, *args: Any, **more: Any) -> None:
+        logs.append(self)
+        original(self, *args, **more)
+
+    monkeypatch.setattr(WAL, "__init__", init)
     found = Store(str(tmp_path))
     found.create_collection("docs", CollectionSchema(fields=FIELDS))
-    return found
+    yield found
+    for log in logs:  # a kill closes no file, but the tests' own process lives on
+        for file in (log._data_sink, log._delta_sink):
+            if file is not None:
+                file.close()
 
 
 def write(store: Store, prefix: str, rows: int) -> None:
@@ -138,18 +149,18 @@ def test_a_change_waits_for_its_turn_no_longer_than_its_caller() -> None:
 
     def slow() -> None:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(60)
 
-    first = threading.Thread(target=lambda: method("Upsert", slow)(Context(10), "docs"))
+    first = threading.Thread(target=lambda: method("Upsert", slow)(Context(60), "docs"))
     first.start()
-    assert begun.wait(5)
+    assert begun.wait(60)
     with pytest.raises(RuntimeError, match="DEADLINE_EXCEEDED"):
         method("Upsert", lambda: done.append("same"))(Context(0.2), "docs")
-    method("Upsert", lambda: done.append("other"))(Context(5), "others")
-    method("Search", lambda: done.append("read"))(Context(5), "docs")
+    method("Upsert", lambda: done.append("other"))(Context(60), "others")
+    method("Search", lambda: done.append("read"))(Context(60), "docs")
     go.set()
     first.join()
     with pytest.raises(RuntimeError, match="CANCELLED"):
-        method("Upsert", lambda: done.append("left"))(Context(5, active=False), "docs")
-    method("Upsert", lambda: done.append("next"))(Context(5), "docs")
+        method("Upsert", lambda: done.append("left"))(Context(60, active=False), "docs")
+    method("Upsert", lambda: done.append("next"))(Context(60), "docs")
     assert done == ["other", "read", "next"]

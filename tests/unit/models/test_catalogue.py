@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import plugin
 import pytest
 import yaml
 from genmesh_models import catalogue
@@ -156,10 +157,27 @@ def test_a_folder_that_is_typed_is_meant_from_here(tmp_path: Path, monkeypatch: 
     assert entry().source == str(tmp_path / "mine")
 
 
-def test_only_float32_is_computed_in_float32_everywhere() -> None:
-    assert entry(precision="fp32").hints == {"inference_precision": "f32"}
-    assert entry(precision="bf16").hints == {"inference_precision": "bf16"}
-    assert entry(precision="int8").hints == {}
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_what_a_cpu_computes_in_is_always_said(bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32, unless the entry lets the building machine choose."""
+    monkeypatch.setattr("plugin.has_bfloat16", lambda: bfloat16)
+    chosen = {"inference_precision": "bf16" if bfloat16 else "f32"}
+    for precision in ("fp32", "fp16", "int8", "int8-weights"):
+        assert entry(precision=precision).hints == {"inference_precision": "f32"}
+        assert entry(precision=precision, inference="auto").hints == chosen
+    assert entry(precision="bf16").hints == chosen
+    assert entry(precision="bf16", inference="f32").hints == {"inference_precision": "f32"}
+    with pytest.raises(BuildError, match="inference must be one of f32, auto"):
+        entry(inference="bf16")
+
+
+def test_a_model_of_bfloat16_does_not_load_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugin.has_bfloat16", lambda: False)
+    assert plugin.options({}) == plugin.options({"inference_precision": "f32"}) == {"INFERENCE_PRECISION_HINT": "f32"}
+    with pytest.raises(RuntimeError, match="to compute in bfloat16, which this processor does not have"):
+        plugin.options({"inference_precision": "bf16"})
+    monkeypatch.setattr("plugin.has_bfloat16", lambda: True)
+    assert plugin.options({"inference_precision": "bf16"}) == {"INFERENCE_PRECISION_HINT": "bf16"}
 
 
 def test_a_catalogue_that_is_no_text(tmp_path: Path) -> None:

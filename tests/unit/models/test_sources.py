@@ -84,7 +84,7 @@ def test_only_one_build_of_a_model_at_a_time(tmp_path: Path, monkeypatch: pytest
     waiting = threading.Thread(target=other)
     with build.alone(model):
         waiting.start()
-        assert told.wait(10)  # "check: waits for another build of it"
+        assert told.wait(60)  # "check: waits for another build of it"
         order.append("this")
         monkeypatch.setattr(build, "WAIT_SECONDS", -1)
         with (

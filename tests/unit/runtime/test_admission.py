@@ -89,7 +89,7 @@ async def test_a_call_that_its_callers_grpc_sends_again_is_counted() -> None:
     config = {"methodConfig": [{"name": [{}], "retryPolicy": policy | {"retryableStatusCodes": ["UNAVAILABLE"]}}]}
     options = [("grpc.service_config", json.dumps(config))]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        assert await channel.unary_unary("/test.Service/Method")(b"", timeout=10) == b""
+        assert await channel.unary_unary("/test.Service/Method")(b"", timeout=60) == b""
     await server.stop(None)
     assert calls.metrics.retried._value.get() == 2
 

@@ -1,6 +1,5 @@
 """Model cards: prompt lengths, chat templates in their sandbox, and the catalogue."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from services.runtime import models
 from services.runtime.errors import InvalidArgument, NotFound
 from services.runtime.models import Card, Catalogue
+from tests.waiting import eventually
 
 MakeCard = Callable[..., Card]
 CHAT = [{"role": "user", "content": "hi"}]
@@ -172,8 +172,10 @@ class Loaded:
 
     def __init__(self, *versions: str) -> None:
         self.versions: tuple[str, ...] | None = versions
+        self.asked = 0
 
     async def ready(self, card: Card) -> None:
+        self.asked += 1
         if self.versions is None:
             raise ConnectionError
         if card.version not in self.versions:
@@ -194,13 +196,13 @@ async def test_a_new_version_takes_over_when_triton_has_it(
     catalogue.ready = triton.ready
     triton.versions = loaded
     make_card("generator", version="2")
-    for _ in range(5):
-        await asyncio.sleep(0.005)
-        found = catalogue.get("", "generator").version
-    assert found == answers
+
+    def version() -> str:
+        return catalogue.get("", "generator").version
+
+    await eventually(lambda: version() == answers and (answers == "2" or triton.asked > 5))
     triton.versions = ("1", "2")
-    await asyncio.sleep(0.02)
-    assert catalogue.get("", "generator").version == "2"
+    await eventually(lambda: version() == "2")
 
 
 def test_a_folder_without_models_ends_the_process(tmp_path: Path) -> None:

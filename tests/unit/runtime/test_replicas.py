@@ -6,11 +6,22 @@ import asyncio
 import math
 from collections import Counter
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from services.runtime import replicas
-from services.runtime.replicas import BOUND, FEW, RETRY_TOKENS, Replicas, named, resolve
+from services.runtime.replicas import (
+    BOUND,
+    FEW,
+    LACKING_SECONDS,
+    LEAVING_SECONDS,
+    RETRY_TOKENS,
+    Replicas,
+    named,
+    resolve,
+)
+from tests.waiting import eventually
 
 
 class Client:
@@ -34,6 +45,7 @@ class World:
     def __init__(self, *addresses: str) -> None:
         self.addresses: list[str] | None = list(addresses)
         self.told: list[tuple[int, int]] = []
+        self.resolved = 0
         self.replicas: Replicas[Client] = Replicas(
             "dns:///triton:8001",
             Client,
@@ -45,17 +57,23 @@ class World:
 
     async def _resolve(self, host: str, port: int) -> list[str]:
         assert (host, port) == ("triton", 8001)
+        self.resolved += 1
         if self.addresses is None:
             raise OSError("no answer")
         return self.addresses
 
     async def __aenter__(self) -> World:
         await self.replicas.ready()
-        await asyncio.sleep(0.05)
+        await eventually(lambda: all(replica.usable for replica in self.replicas.known.values()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.replicas.close()
+
+    async def look(self) -> None:
+        """Wait until DNS was asked, and its answer taken in."""
+        wanted = self.resolved + 2
+        await eventually(lambda: self.resolved >= wanted)
 
     def chosen(self, key: str = "") -> str:
         with self.replicas.borrow(key) as replica:
@@ -63,16 +81,18 @@ class World:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (
-        ("RESOLVE_SECONDS", 0.02),
-        ("PROBE_SECONDS", 0.02),
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Looks and probes follow at once; what lasts some seconds lasts until a test moves the clock."""
+    for name, value in (
+        ("RESOLVE_SECONDS", 0.0),
+        ("PROBE_SECONDS", 0.001),
         ("PROBE_TIMEOUT_SECONDS", 0.05),
-        ("LEAVING_SECONDS", 0.3),
-        ("LACKING_SECONDS", 0.3),
-        ("PROBES_A_SECOND", 10_000),
+        ("PROBES_A_SECOND", 1e9),
     ):
-        monkeypatch.setattr(replicas, name, seconds)
+        monkeypatch.setattr(replicas, name, value)
+    now = [100.0]
+    monkeypatch.setattr(replicas, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 @pytest.mark.parametrize("url", ["dns:///triton.default.svc:8001", "triton.default.svc:8001"])
@@ -89,18 +109,15 @@ async def test_localhost_is_one_server() -> None:
 async def test_many_replicas_are_probed_less_often_and_one_that_lost_a_call_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replicas, "PROBES_A_SECOND", 400)
+    monkeypatch.setattr(replicas, "PROBES_A_SECOND", 0.001)  # each of them once in 400,000 seconds
     async with World(*(f"r{number}" for number in range(400))) as world:
-        known = list(world.replicas.known.values())
-        before = sum(one.client.probes for one in known)
-        assert before >= 400
-        known[0].client.well = False
-        world.replicas.lost(known[0])
-        await asyncio.sleep(0.3)  # of the second in which each is asked once
-        assert known[0].out
-        assert sum(one.client.probes for one in known[1:]) < before
-        await asyncio.sleep(1.0)
-        assert sum(one.client.probes for one in known[1:]) >= before
+        lost, *others = world.replicas.known.values()
+        lost.client.well = False
+        world.replicas.lost(lost)
+        await eventually(lambda: lost.out and lost.client.probes > 9)
+        assert {one.client.probes for one in others} == {1}
+        monkeypatch.setattr(replicas, "PROBES_A_SECOND", 1e9)
+        await eventually(lambda: all(one.client.probes > 1 for one in others))
 
 
 async def test_idle_replicas_take_turns() -> None:
@@ -130,7 +147,7 @@ async def test_a_prefix_keeps_its_replica_and_moves_only_where_its_own_left() ->
         assert before == {key: world.chosen(key) for key in keys}
         assert all(70 < n < 130 for n in Counter(before.values()).values())
         world.addresses = ["a", "b"]
-        await asyncio.sleep(0.1)
+        await world.look()
         after = {key: world.chosen(key) for key in keys}
         assert all(after[key] == where for key, where in before.items() if where != "c")
         assert set(after.values()) == {"a", "b"}
@@ -146,24 +163,21 @@ async def test_no_replica_has_more_than_its_bounded_share_of_one_prefix() -> Non
 
 async def test_a_call_that_was_lost_takes_its_replica_out_until_a_probe_is_answered() -> None:
     async with World("a", "b") as world:
-        await asyncio.sleep(0.05)
         broken = world.replicas.known["a"]
         broken.client.well = False
         world.replicas.lost(broken)
         assert {world.chosen() for _ in range(10)} == {"b"}
-        await asyncio.sleep(0.1)
+        await eventually(lambda: world.told[-1] == (1, 1))
         assert {world.chosen() for _ in range(10)} == {"b"}
-        assert world.told[-1] == (1, 1)
         broken.client.well = True
-        await asyncio.sleep(0.1)
+        await eventually(lambda: world.told[-1] == (2, 0))
         assert {world.chosen() for _ in range(10)} == {"a", "b"}
-        assert world.told[-1] == (2, 0)
 
 
 async def test_a_replica_that_hangs_is_left_without_a_call_that_fails() -> None:
     async with World("a", "b") as world:
         world.replicas.known["a"].client.hangs = True
-        await asyncio.sleep(0.3)
+        await eventually(lambda: world.replicas.known["a"].out)
         assert {world.chosen() for _ in range(10)} == {"b"}
 
 
@@ -171,8 +185,7 @@ async def test_where_none_answers_any_is_tried() -> None:
     async with World("a", "b") as world:
         for replica in world.replicas.known.values():
             replica.client.well = False
-        await asyncio.sleep(0.2)
-        assert world.told[-1] == (0, 2)
+        await eventually(lambda: world.told[-1] == (0, 2))
         assert {world.chosen() for _ in range(10)} == {"a", "b"}
 
 
@@ -188,41 +201,43 @@ async def test_without_an_address_there_is_none() -> None:
 async def test_dns_being_away_takes_no_replica_away() -> None:
     async with World("a") as world:
         world.addresses = None
-        await asyncio.sleep(0.1)
+        await world.look()
         assert world.chosen() == "a"
 
 
-async def test_a_replica_that_left_ends_some_time_after_its_last_call() -> None:
+async def test_a_replica_that_left_ends_some_time_after_its_last_call(clock: list[float]) -> None:
     async with World("a", "b") as world:
         with world.replicas.borrow("", [world.replicas.known["b"]]) as old:
             world.addresses = ["b"]
-            await asyncio.sleep(0.1)
+            await world.look()
             assert old.address == "a"
             assert {world.chosen() for _ in range(10)} == {"b"}
-            await asyncio.sleep(0.4)
+            clock[0] += LEAVING_SECONDS + 1
+            await world.look()
             assert not old.client.closed
-        await asyncio.sleep(0.05)
-        assert old.client.closed
+        await eventually(lambda: old.client.closed)
 
 
-async def test_a_replica_without_calls_ends_some_time_after_it_left() -> None:
+async def test_a_replica_without_calls_ends_some_time_after_it_left(clock: list[float]) -> None:
     async with World("a", "b") as world:
         old = world.replicas.known["a"]
         world.addresses = ["b"]
-        await asyncio.sleep(0.1)
+        await world.look()
+        clock[0] += LEAVING_SECONDS - 1
+        await world.look()
         assert not old.client.closed
-        await asyncio.sleep(0.4)
-        assert old.client.closed
+        clock[0] += 2
+        await eventually(lambda: old.client.closed)
 
 
-async def test_what_one_replica_lacks_another_is_asked_for() -> None:
+async def test_what_one_replica_lacks_another_is_asked_for(clock: list[float]) -> None:
     async with World("a", "b") as world:
         a, b = world.replicas.known.values()
         assert world.replicas.without(a, "generator/2", [a])
         assert {pick(world, "generator/2") for _ in range(10)} == {"b"}
         assert {pick(world, "generator/1") for _ in range(10)} == {"a", "b"}
         assert not world.replicas.without(b, "generator/2", [a, b])
-        await asyncio.sleep(0.4)  # it may have it by now
+        clock[0] += LACKING_SECONDS + 1  # it may have it by now
         assert {pick(world, "generator/2") for _ in range(10)} == {"a", "b"}
 
 
@@ -230,7 +245,7 @@ async def test_what_only_a_leaving_replica_has_it_is_asked_for() -> None:
     """A service's old pods ask for the old version while Triton's old pods end."""
     async with World("old") as world:
         world.addresses = ["new"]
-        await asyncio.sleep(0.1)
+        await eventually(lambda: "new" in world.replicas.known and world.replicas.known["new"].usable)
         assert world.replicas.without(world.replicas.known["new"], "generator/1", [world.replicas.known["new"]])
         assert {pick(world, "generator/1") for _ in range(10)} == {"old"}
         assert {pick(world, "generator/2") for _ in range(10)} == {"new"}

@@ -15,11 +15,19 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
 from tritonclient.utils import InferenceServerException
 
+from services.runtime import replicas
 from services.runtime import triton as triton_calls
 from services.runtime.errors import ResourceExhausted, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
 from services.runtime.triton import Triton, scalar
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a replica lacks it lacks for the whole test, and none is out because the machine is busy."""
+    monkeypatch.setattr(replicas, "LACKING_SECONDS", 1e6)
+    monkeypatch.setattr(replicas, "PROBE_TIMEOUT_SECONDS", 60.0)
 
 
 class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]

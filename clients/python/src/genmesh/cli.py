@@ -407,14 +407,15 @@ def models(
         _print_json(response)
         return
     table = Table(
-        "model", "version", "task", "ready", "precision", "engine", "parameters", "memory", "limits", "verified",
+        "model", "version", "task", "ready", "precision", "computes in", "engine", "parameters", "memory", "limits", "verified",
         "adapters", "revision", box=None,
     )  # fmt: skip
     for model in found:
         task = models_pb2.ModelTask.Name(model.task).removeprefix("MODEL_TASK_").lower()
         ready = "yes" if model.ready else f"no: {model.not_ready_reason}"
         table.add_row(
-            model.name, model.version, task, ready, model.precision, model.engine, f"{model.parameter_count / 1e6:.1f} M",
+            model.name, model.version, task, ready, model.precision, model.inference_precision or "-", model.engine,
+            f"{model.parameter_count / 1e6:.1f} M",
             f"{model.memory_bytes / 2**20:.0f} MiB" if model.memory_bytes else "-", _limits(model) or "-",
             ", ".join(f"{f.name} {f.value:.3f}" for f in model.verification) or "-",
             ", ".join(model.adapters) or "-", model.revision,
