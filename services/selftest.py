@@ -1,4 +1,5 @@
-"""What `helm test` runs: ingest a text, ask about it, check the citation, draw an image, tidy up.
+"""What `helm test` runs: wait until the services serve, ingest a text, ask about it, check the citation, draw an image, tidy
+up.
 
 GENMESH_TARGET and GENMESH_API_KEY say where. With GENMESH_CA_FILE it calls over TLS, and trusts that authority, or the
 system's where there is no such file. It ends with 1 and a sentence where something is not as it should be.
@@ -10,13 +11,17 @@ import contextlib
 import os
 import secrets
 import sys
+import time
 from pathlib import Path
 
 import grpc
 from genmesh import Client
 from genmesh.errors import GenmeshError
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 FACT = "The lamp of the north tower was lit by Ada Brook in 1911."
+USED = ("genmesh.v1.RagService", "genmesh.v1.VectorSearchService", "genmesh.v1.DiffusionService")
+WAIT_SECONDS = 60.0
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -27,10 +32,25 @@ def credentials() -> grpc.ChannelCredentials | None:
     return grpc.ssl_channel_credentials(ca.read_bytes() if ca.is_file() else None)
 
 
+def wait_until_served(channel: grpc.Channel) -> None:
+    """A gateway that has just started is ready before it has reached the services behind it."""
+    health, deadline = health_pb2_grpc.HealthStub(channel), time.monotonic() + WAIT_SECONDS
+    for service in USED:
+        status = "no answer"
+        while status != "SERVING":
+            with contextlib.suppress(grpc.RpcError):
+                answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+                status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+            if status != "SERVING" and time.monotonic() > deadline:
+                sys.exit(f"{service} does not serve after {WAIT_SECONDS:.0f} s: {status}.")
+            time.sleep(0.5 if status != "SERVING" else 0)
+
+
 def main() -> None:
     collection = "selftest-" + secrets.token_hex(4)
     target, key = os.environ["GENMESH_TARGET"], os.environ["GENMESH_API_KEY"]
     with Client(target, api_key=key, credentials=credentials()) as client:
+        wait_until_served(client.channel)
         try:
             document = {"id": "tower", "title": "North tower", "text": FACT}
             for event in client.rag.Ingest(iter([{"collection": collection, "document": document}]), timeout=60):
