@@ -17,8 +17,8 @@ from genmesh.errors import NotFound
 from deploy.local.cluster import Cluster
 from deploy.local.ports import Ports
 from deploy.local.processes import Layout
-from tests.e2e.tracing_receiver import Receiver, receiving
 from tests.figures import figure as figure  # a fixture of all tests
+from tests.tracing_receiver import Receiver, receiving
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".state"

@@ -12,7 +12,6 @@ another. (``scripts/go-tools.sh`` keeps entries of the same shape.)
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from genmesh_models.sources import sha256
 
 UNUSED_SECONDS = 30 * 24 * 3600.0  # entries that nothing asked for in this time are deleted
 
@@ -34,8 +35,7 @@ def listed(folder: Path) -> str:
     """The checksums of a folder's files, a line a file: 64 hexadecimal digits, two spaces, the path."""
     lines = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  ./{path.relative_to(folder)}\n")
+        lines.append(f"{sha256(path)}  ./{path.relative_to(folder)}\n")
     return "".join(lines)
 
 

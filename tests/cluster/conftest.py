@@ -1,10 +1,7 @@
 """One cluster for all tests here, with the chart installed as `make cluster-up` does.
 
-A cluster that runs already is used as it is and left running where CLUSTER_KEEP is set (while writing a test);
+A cluster that runs already is used as it is and left running if CLUSTER_KEEP is set (while writing a test);
 otherwise it is started anew and taken away.
-
-CLUSTER_TESTS_UNTIL is a time (seconds since 1970): no test begins that may go on after it (CI's patience). A test takes
-at most four minutes, or what its mark says: @pytest.mark.takes(seconds), on the slower of the machines that were tried.
 """
 
 from __future__ import annotations
@@ -57,10 +54,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(500))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    until = os.environ.get("CLUSTER_TESTS_UNTIL")
-    mark = item.get_closest_marker("takes")
-    if until and time.time() + (mark.args[0] if mark else 240) > float(until):
-        pytest.skip("it might not end in time")

@@ -61,7 +61,6 @@ def undisturbed(cluster: Cluster, load: Load) -> None:
     assert not fired(cluster, f"count_over_time({FIRING}[1h])")
 
 
-@pytest.mark.takes(500)
 def test_an_upgrade_that_replaces_every_pod_and_the_way_back(cluster: Cluster, folder: Path) -> None:
     before = uids(cluster)
     changed = [
@@ -77,7 +76,6 @@ def test_an_upgrade_that_replaces_every_pod_and_the_way_back(cluster: Cluster, f
     undisturbed(cluster, load)
 
 
-@pytest.mark.takes(400)
 def test_every_workload_is_restarted_in_turn(cluster: Cluster, folder: Path) -> None:
     with steady(cluster, folder, after=20) as load:
         for workload in (*(f"deployment/{RELEASE}-{name}" for name in WORKLOADS), *STATE):
@@ -110,7 +108,6 @@ def test_long_streams_outlive_the_pods_that_serve_them(cluster: Cluster) -> None
     assert len(before & uids(cluster)) == len(before) - len(parts)
 
 
-@pytest.mark.takes(400)
 def test_scaling_up_and_down_and_draining_a_worker(cluster: Cluster, folder: Path) -> None:
     """The worker that holds Milvus' volume cannot be drained without stopping it; the other can."""
     home = next(p["spec"]["nodeName"] for p in pods(cluster) if p["metadata"]["name"] == f"{RELEASE}-milvus-0")

@@ -125,7 +125,6 @@ def attempts(cluster: Cluster, since: float) -> float:
     return sum(sum(values(cluster, f"sum(increase({one}{window}))").values()) for one in counted)
 
 
-@pytest.mark.takes(400)
 def test_one_pod_of_each_kind_is_killed(cluster: Cluster, folder: Path) -> None:
     """Unary calls are retried, streams that it had end with UNAVAILABLE, others never notice."""
     all_ready(cluster)

@@ -93,7 +93,6 @@ def test_autoscalers_see_their_metrics(scaled: Cluster) -> None:
     assert eventually("metrics of both", 90, active)
 
 
-@pytest.mark.takes(600)
 def test_a_burst_adds_a_replica_and_its_end_takes_it_away(scaled: Cluster, folder: Path) -> None:
     """The burst goes on until what it queued at the first replica is through, and new chats do not wait."""
     assert replicas(scaled)[0] == 1
@@ -123,7 +122,6 @@ def test_a_burst_adds_a_replica_and_its_end_takes_it_away(scaled: Cluster, folde
     assert not load.causes()
 
 
-@pytest.mark.takes(400)
 def test_a_service_scales_on_its_processor(scaled: Cluster, folder: Path) -> None:
     tokenization = f"{RELEASE}-tokenization"
     assert replicas(scaled, tokenization) == (1, 1)

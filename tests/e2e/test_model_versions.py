@@ -13,7 +13,7 @@ import pytest
 from genmesh.errors import GenmeshError
 
 from tests.e2e.changing import Changing, genmesh_models
-from tests.e2e.processes import command_lines
+from tests.processes import command_lines
 from tests.waiting import until
 
 TOKENS = 20
@@ -22,7 +22,7 @@ TOKENS = 20
 def running_versions(changing: Changing) -> list[str]:
     """The version of each process that Triton has for the generator."""
     model = f"{changing.models}/generator/"
-    words = [word for words in command_lines() for word in words if word.startswith(model)]
+    words = [word for words in command_lines().values() for word in words if word.startswith(model)]
     return [word.removeprefix(model).split("/")[0] for word in words]
 
 

@@ -12,7 +12,7 @@ from genmesh import Client
 from genmesh.errors import InvalidArgument
 from opentelemetry.semconv.schemas import Schemas
 
-from tests.e2e.tracing_receiver import Receiver, Seen
+from tests.tracing_receiver import Receiver, Seen
 
 SERVER, CLIENT = 2, 3
 # Whose spans an answer has.

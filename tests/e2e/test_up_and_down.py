@@ -13,7 +13,7 @@ import pytest
 from deploy.local.cluster import alive
 from deploy.local.ports import Ports
 from tests.conftest import MODELS, ROOT, TRITON_PYTHON
-from tests.e2e.processes import command_lines
+from tests.processes import command_lines
 from tests.waiting import until
 
 
@@ -76,5 +76,5 @@ def test_a_part_that_does_not_start_takes_the_rest_down(state: Path) -> None:
     failed = local(state, "up", "--port-offset", str(at), triton_python=Path("/bin/false"))
     assert failed.returncode == 1
     assert "triton does not start: it printed nothing" in failed.stderr
-    assert not [words for words in command_lines() if any(str(state) in word for word in words)]
+    assert not [words for words in command_lines().values() if any(str(state) in word for word in words)]
     assert not Ports.fixed(at).taken()

@@ -17,6 +17,7 @@ from genmesh_models import control
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import ROOT, TRITON_PYTHON
+from tests.processes import command_lines
 from tests.waiting import until
 
 CONFIG = """
@@ -78,16 +79,10 @@ class Served:
                 return False
 
     def stubs(self, model: str) -> list[int]:
-        """The processes of a model, the last started one last."""
-        found = []
-        for file in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = file.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if command[0].endswith(b"stub") and str(self.folder / "models" / model).encode() in command[1]:
-                found.append(int(file.parent.name))
-        return sorted(found)
+        """The processes of a model."""
+        place = str(self.folder / "models" / model)
+        lines = command_lines().items()
+        return [process for process, words in lines if words[0].endswith("stub") and words[1].startswith(place)]
 
     def slow(self, model: str) -> None:
         """Let the model's next process load for ever."""

@@ -53,8 +53,8 @@ def test_tiles_join_unseen(client: Client) -> None:
     alone = pixels(client.diffusion.UpscaleImage({"image": file.getvalue()}).image.data)
     inner = slice(60, -60)  # away from the part's own border
     joined = whole[2 * top : 2 * bottom, 2 * left : 2 * right]
-    # Another shape may round a level or two apart; a seam is far more.
-    assert np.abs(joined[inner, inner] - alone[inner, inner]).max() <= 4
+    # In float32 another shape rounds to the next level at most.
+    assert np.abs(joined[inner, inner] - alone[inner, inner]).max() <= 1
 
 
 @pytest.mark.parametrize(
