@@ -16,6 +16,8 @@ AVAILABILITY, TTFT = 0.999, 0.95
 TTFT_SECONDS = "1.0"  # a bucket's bound
 FAULTS = "UNAVAILABLE|INTERNAL|UNKNOWN|DATA_LOSS"
 TEXT_METHODS = "|".join(TEXT_STREAMS)
+# What a caller did wrong or may not have; such a stream has no first token and needs none.
+REFUSED = "INVALID_ARGUMENT|NOT_FOUND|ALREADY_EXISTS|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|FAILED_PRECONDITION|OUT_OF_RANGE|UNIMPLEMENTED"
 # (burn rate, long window, short window, severity): the four of the workbook for 30 days.
 BURNS = ((14.4, "1h", "5m", "page"), (6, "6h", "30m", "page"), (3, "1d", "2h", "ticket"), (1, "3d", "6h", "ticket"))
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -160,6 +162,19 @@ def alerts() -> list[Alert]:
         Alert("GenmeshGenerationQueueing", ((f"sum(avg_over_time({WAITING}[5m]))", "> 8"),), "5m",
               "page", "More than 8 prompts wait for a slot of the generator on average.",
               "Add Triton replicas, or lower max_tokens; TTFT grows with this queue."),
+        Alert("GenmeshEngineStuck",
+              (("time() - genmesh_generator_last_step_timestamp_seconds", "> 30"),
+               ("(genmesh_generator_running_requests + genmesh_generator_waiting_requests)", "> 0")),
+              "30s", "page",
+              "The engine of {{ $labels.model }} at {{ $labels.instance }} has requests and has made no step for 30 seconds.",
+              "Triton's log there may say why. `kill` the model's process (triton_python_backend_stub) or delete the pod: "
+              "Triton starts anew, callers are told UNAVAILABLE and go to other replicas."),
+        Alert("GenmeshStreamsWithoutToken",
+              ((f'1 - sum(rate(genmesh_gateway_time_to_first_token_seconds_count{{method=~"{TEXT_METHODS}"}}[5m]))'
+                f' / sum(rate(genmesh_gateway_requests_total{{method=~"{TEXT_METHODS}",code!~"{REFUSED}"}}[5m]))', "> 0.1"),),
+              "5m", "page", "More than a tenth of the streams of text end without a first token.",
+              "Callers gave up or met their deadlines: see whether an engine makes steps (`GenmeshEngineStuck`), how long "
+              "its queue is, and which stage takes the time (dashboard of generation)."),
         Alert("GenmeshKvCacheFull", ((f"max({KV_CACHE})", "> 0.95"),), "10m", "ticket",
               "The generator's KV cache has been over 95 % full for ten minutes; requests are preempted.",
               "Raise kv_cache_gigabytes (gpu_memory_utilization on GPUs) in models.yaml, or add replicas."),

@@ -78,7 +78,7 @@ class Once:
         found: list[Any] = self.encoder.encode(texts)
         return found
 
-    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Any], wanted: Any = None) -> list[np.ndarray]:
         keys = [(tuple(e.ids), tuple(e.type_ids)) for e in encodings]
         new = {key: e for key, e in zip(keys, encodings, strict=True) if key not in self.rows}
         ran = self.encoder.run(list(new.values())) if new else []
@@ -95,7 +95,7 @@ class FullPrecision:
         self.network, self.encode, self.max_tokens, self.names = network, built.encode, built.max_tokens, names
         self.cut = built.cut
 
-    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Any], wanted: Any = None) -> list[np.ndarray]:
         import torch
         from torch.nn.utils.rnn import pad_sequence
 

@@ -11,13 +11,18 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine import Engine, Generation, Piece, open_engine
-from inbox import work_off
+from inbox import supervised, work_off
+
+
+# How long an engine that makes room goes on with its requests: an idle one has none, one whose adapter was replaced may.
+RETIRE_SECONDS = 60
 
 
 class AdapterError(Exception):
@@ -38,8 +43,7 @@ class Engines:
         self._retired: Counter[str] = Counter()  # what engines that are gone had counted
         self._lock = threading.Lock()
         self._waiting: queue.Queue[tuple[str, Generation] | None] = queue.Queue(card["max_waiting"])
-        self._thread = threading.Thread(target=work_off, args=(self._waiting, self._work), name="adapters", daemon=True)
-        self._thread.start()
+        self._thread = supervised("adapters", lambda: work_off(self._waiting, self._work))
 
     def _held(self) -> list[Any]:
         """Every engine there is; the caller holds the lock."""
@@ -61,6 +65,13 @@ class Engines:
     def cache_usage(self) -> float:
         """Of the fullest KV cache, 0 to 1."""
         return max(engine.cache_usage for engine in self._all())
+
+    @property
+    def stepped(self) -> float:
+        """When the engine last did something that has been at it for longest, seconds since 1970: of those that have
+        work, or of all where none has."""
+        engines = self._all()
+        return min(engine.stepped for engine in [e for e in engines if not e.idle] or engines)
 
     @property
     def totals(self) -> Counter[str]:
@@ -89,7 +100,7 @@ class Engines:
 
     @staticmethod
     def _refuse(generation: Generation, why: str) -> None:
-        generation.on_piece(generation, Piece("", 0, error=why))
+        generation.tell(Piece("", 0, error=why))
 
     def _file(self, adapter: str) -> Path:
         file = self.adapters / adapter / "adapter_model.safetensors"
@@ -102,15 +113,14 @@ class Engines:
 
     def _work(self, item: tuple[str, Generation]) -> None:
         adapter, generation = item
-        if generation.is_cancelled():
-            generation.on_piece(generation, Piece("", 0, "cancelled"))
-            return
         try:
-            engine = self._load(adapter)
+            if generation.is_cancelled():
+                generation.tell(Piece("", 0, "cancelled"))
+            else:
+                self._load(adapter).submit(generation)
         except Exception as failure:  # a bad adapter ends its own requests only
+            traceback.print_exc()
             self._refuse(generation, str(failure))
-            return
-        engine.submit(generation)
 
     def _load(self, adapter: str) -> Engine:
         """The engine of an adapter, loaded unless it is there."""
@@ -126,7 +136,6 @@ class Engines:
                 if not idle:
                     raise AdapterError(f"all {self.limit} adapters that fit into memory are in use")
                 self._drop(idle[0])
-        self._retire_leaving(60)
         engine = Engine(self.folder, self.card, adapter=file)
         engine.on_step = lambda _: self.on_step()
         with self._lock:
@@ -134,16 +143,17 @@ class Engines:
         return engine
 
     def _drop(self, adapter: str) -> None:
-        """Send an engine no more requests; the caller holds the lock."""
-        self._leaving.append(self.loaded.pop(adapter)[1])
+        """Send an engine no more requests; it finishes what it has. The caller holds the lock."""
+        engine = self.loaded.pop(adapter)[1]
+        self._leaving.append(engine)
+        threading.Thread(target=self._retire, args=(engine,), name="adapter leaves", daemon=True).start()
 
-    def _retire_leaving(self, seconds: float) -> None:
-        """Wait until they have finished what they had, so that their memory is free."""
-        for engine in list(self._leaving):
-            engine.drain(seconds)
-            with self._lock:
-                self._leaving.remove(engine)
-                self._retired += engine.counted
+    def _retire(self, engine: Engine) -> None:
+        """Its counts are moved in one go, so that the totals never fall."""
+        engine.drain(RETIRE_SECONDS)
+        with self._lock:
+            self._leaving.remove(engine)
+            self._retired += engine.counted
 
     def drain(self, seconds: float) -> None:
         """Finish what was submitted, for at most so long."""

@@ -7,13 +7,13 @@ left while it waited costs nothing.
 from __future__ import annotations
 
 import queue
-import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from inbox import work_off
+from inbox import supervised, work_off
 from measured import Measured
 from tensors import error, model_card, value
 
@@ -66,8 +66,7 @@ class Diffuser:
         self.load(args, folder, card)
         self.inbox: queue.Queue[Drawing | None] = queue.Queue(card["max_waiting"])
         self.measured = Measured("diffuser", args)
-        self.thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="diffuser", daemon=True)
-        self.thread.start()
+        self.thread = supervised("diffuser", lambda: work_off(self.inbox, self._work))
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
@@ -97,8 +96,10 @@ class Diffuser:
             self.measured.increment("saved_steps_total", drawing.asked["steps"] - drawing.done)
             drawing.sender.send(flags=FINAL)
         except Exception as failure:  # a bad request ends alone
+            traceback.print_exc()
             drawing.sender.send(error(f"diffuser: {failure}"), flags=FINAL)
-        self.measured.set("running_requests", 0)
+        finally:
+            self.measured.set("running_requests", 0)
 
     def finalize(self) -> None:
         self.inbox.put(None)  # behind what waits: that is drawn first

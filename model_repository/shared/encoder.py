@@ -5,7 +5,7 @@ Used by the models ``embedder`` and ``reranker``; the build copies it beside eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
         group.append(index)
     if group:
         yield group
+
+
+def every(index: int) -> bool:
+    """All rows are wanted."""
+    return True
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -61,8 +66,11 @@ class Encoder:
         """At most ``max_tokens`` of a text's tokens, the last among them."""
         return row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], row[-1]]
 
-    def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
-        """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept)."""
+    def run(self, encodings: Sequence[Encoding], wanted: Callable[[int], bool] = every) -> list[np.ndarray]:
+        """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept).
+
+        Before each batch ``wanted`` is asked of each index in it; the row of one that is not wanted stays empty.
+        """
         ids, types, masks = (
             [self.cut(row) for row in rows]
             for rows in zip(*((e.ids, e.type_ids, e.attention_mask) for e in encodings), strict=True)
@@ -75,17 +83,21 @@ class Encoder:
                 rows[index] = output[row].copy()
 
         self._queue.set_callback(store)
-        for group in pack([len(i) for i in ids]):
-            longest = max(len(ids[i]) for i in group)
-            tokens = np.zeros((len(group), longest), dtype=np.int64)
-            mask, kinds = np.zeros_like(tokens), np.zeros_like(tokens)
-            for row, index in enumerate(group):
-                tokens[row, : len(ids[index])] = ids[index]
-                kinds[row, : len(ids[index])] = types[index]
-                mask[row, : len(ids[index])] = masks[index]
-            given = {"input_ids": tokens, "attention_mask": mask}
-            self._queue.start_async(given | {"token_type_ids": kinds} if self._typed else given, group)
-        self._queue.wait_all()
+        try:
+            for packed in pack([len(i) for i in ids]):
+                if not (group := [index for index in packed if wanted(index)]):
+                    continue
+                longest = max(len(ids[i]) for i in group)
+                tokens = np.zeros((len(group), longest), dtype=np.int64)
+                mask, kinds = np.zeros_like(tokens), np.zeros_like(tokens)
+                for row, index in enumerate(group):
+                    tokens[row, : len(ids[index])] = ids[index]
+                    kinds[row, : len(ids[index])] = types[index]
+                    mask[row, : len(ids[index])] = masks[index]
+                given = {"input_ids": tokens, "attention_mask": mask}
+                self._queue.start_async(given | {"token_type_ids": kinds} if self._typed else given, group)
+        finally:  # or what runs still would be stored as the next call's rows
+            self._queue.wait_all()
         return rows
 
 
@@ -108,7 +120,7 @@ class StaticEncoder:
         found: list[Encoding] = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return found
 
-    def run(self, encodings: Sequence[Encoding]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Encoding], wanted: Callable[[int], bool] = every) -> list[np.ndarray]:
         """The vector of each encoding, float32; ids beyond ``max_tokens`` take no part."""
         rows = []
         for encoding in encodings:

@@ -2,7 +2,7 @@
 
 Life of a request:
 1. ``submit`` puts it on the inbox, from any thread.
-2. The engine's thread takes it, encodes the prompt and hands it to the pipeline.
+2. The engine's thread takes it. While all slots are taken it waits; then its prompt is encoded and handed to the pipeline.
 3. Each ``step`` of the pipeline runs one forward pass for all running requests.
 4. New tokens become text (incremental detokenization); text that may yet turn into a stop string waits.
 5. ``on_piece`` is called with what is new, and with the finish reason at the end. The first token
@@ -10,16 +10,20 @@ Life of a request:
    streams together would exceed ``stream_messages`` a second) and, in a large batch, until there are
    ``stream_interval`` of them. What waits leaves with the next step at the latest
    that ends after that, and with the request's end.
-6. A request whose client is gone is cancelled within ``LOOK_SECONDS`` and a step, which frees its KV blocks.
+6. A request whose client is gone is cancelled within a step and ``LOOK_SECONDS`` (with many others: a step more for each
+   ``LOOKS`` of them), which frees its KV blocks.
+
+What a request raises (in detokenization, or from its sender) ends that request alone. What the loop itself raises ends
+the process, after each request was told so.
 """
 
 from __future__ import annotations
 
 import json
 import queue
-import threading
 import time
-from collections import Counter, OrderedDict
+import traceback
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +32,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import openvino_genai
+from inbox import end_process, supervised
 from openvino_genai.py_openvino_genai import GenerationStatus
 from plugin import options
 from tokenizers import Tokenizer
@@ -36,9 +41,13 @@ from tokenizers.decoders import DecodeStream
 FINISHED = {openvino_genai.GenerationFinishReason.STOP: "stop", openvino_genai.GenerationFinishReason.LENGTH: "length"}
 # Tokens of one block of the KV cache (OpenVINO's PagedAttention on a CPU).
 BLOCK_TOKENS = 32
-# Between two looks at whether a client is still there: each is a message to Triton's process and back, and 16 of them
-# a step took as long as the step.
-LOOK_SECONDS = 0.02
+# Between two looks at whether a request's client is still there. Each is a message to Triton's process and back (50 us), so
+# in a step there are at most LOOKS at those that run and WAITING_LOOKS at those that wait.
+LOOK_SECONDS, LOOKS, WAITING_LOOKS = 0.02, 8, 2
+# A request's blocks are free so many steps after its end.
+FREEING_STEPS = 2
+# So many steps in a row that fail end the process.
+FAILED_STEPS = 3
 # Requests that began together send their second pieces in so many groups.
 TURNS = 4
 # What vLLM's sampling parameters are called here.
@@ -60,7 +69,7 @@ class Piece:
     logprobs: list[dict[int, dict[str, Any]]] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Generation:
     """A request: what to write, whom to tell, and how to know that nobody listens any more."""
 
@@ -72,6 +81,15 @@ class Generation:
     input_tokens: int = 0
     output_tokens: int = 0
     cumulative_logprob: float = 0.0
+    # When to ask next whether the client is still there.
+    look_after: float = field(default_factory=lambda: time.monotonic() + LOOK_SECONDS)
+
+    def tell(self, piece: Piece) -> None:
+        """Send a request's last piece; if that cannot be sent, nobody is left to be told."""
+        try:
+            self.on_piece(self, piece)
+        except Exception:
+            traceback.print_exc()
 
 
 def split_at_stop(text: str, stops: list[str]) -> tuple[str, str, bool]:
@@ -83,20 +101,38 @@ def split_at_stop(text: str, stops: list[str]) -> tuple[str, str, bool]:
     return text[: len(text) - hold], text[len(text) - hold :], False
 
 
+class Detokenizer:
+    """Text of one request's tokens, as they come."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.stream = tokenizer, DecodeStream(skip_special_tokens=True)
+
+    def step(self, token: int) -> str:
+        """What a token adds to the text; empty if a character is not whole yet."""
+        try:
+            return self.stream.step(self.tokenizer, token) or ""
+        except Exception as failure:
+            if not str(failure).startswith("Invalid prefix encountered"):
+                raise
+        # Vocabularies with byte fallback can turn bytes that were text before into another character. The text so far
+        # was sent; what follows begins anew.
+        self.stream = DecodeStream(skip_special_tokens=True)
+        return self.stream.step(self.tokenizer, token) or ""
+
+
 class _Running:
     """A request inside the pipeline."""
 
     def __init__(self, key: int, generation: Generation, handle: Any, tokenizer: Tokenizer, ids: list[int]) -> None:
-        self.key, self.generation, self.handle, self.tokenizer = key, generation, handle, tokenizer
+        self.key, self.generation, self.handle = key, generation, handle
         self.ids = list(ids)  # of the prompt and of what was written
-        self.stream = DecodeStream(skip_special_tokens=True)
+        self.detokenizer = Detokenizer(tokenizer)
         stop = generation.parameters.get("stop") or []
         self.stops: list[str] = [stop] if isinstance(stop, str) else list(stop)
         self.held = ""
         self.unsent = Piece("", 0)
         # The next piece leaves at so many output tokens, and not before that moment.
         self.due_at, self.due_after = 1, 0.0
-        self.look_after = 0.0  # when to ask next whether the client is still there
 
     def advance(self, interval: int, hold: float) -> bool:
         """Report what is new once ``interval`` tokens are and ``hold`` seconds have passed since; True at the end."""
@@ -109,7 +145,7 @@ class _Running:
                     tokens += 1
                     self.ids.append(token)
                     generation.cumulative_logprob += logprob
-                    piece = self.stream.step(self.tokenizer, token) or ""
+                    piece = self.detokenizer.step(token)
                     text += piece
                     if generation.want_logprobs:
                         unsent.logprobs.append({token: {"logprob": logprob, "decoded_token": piece}})
@@ -197,9 +233,15 @@ def strength(adapter: Path) -> float:
 class Engine:
     """Continuous batching over one checkpoint; see the module's text for a request's life."""
 
-    def __init__(self, folder: Path, card: dict[str, Any], adapter: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        card: dict[str, Any],
+        adapter: Path | None = None,
+        on_end: Callable[[str], None] = end_process,
+    ) -> None:
         """``adapter``: the safetensors file of a LoRA that is added to the checkpoint's weights; PEFT's
-        ``adapter_config.json`` beside it says how much."""
+        ``adapter_config.json`` beside it says how much. ``on_end`` is told why, if the engine's thread ends unplanned."""
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = card["kv_cache_gigabytes"]
         scheduler.max_num_seqs = card["max_sequences"]
@@ -226,24 +268,31 @@ class Engine:
             )
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
+        self.queue: deque[Generation] = deque()  # waits for a slot
         self.running: dict[int, _Running] = {}
         self.counted: Counter[str] = Counter()
         self.on_step: Callable[[Engine], None] = lambda engine: None
+        self.on_end = on_end
+        self.stepped = time.time()  # when it last did something, or was given something to do
         self._next_id = 0
+        self._turn = 0  # of those that wait: whose client was asked after last
+        self._freeing = 0  # steps to make also with nothing left to run
+        self._failed_steps = 0  # in a row
         self._drain_until = 0.0
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-        self._thread.start()
+        self._thread = supervised("engine", self._loop, self._ended)
 
     @property
     def slots(self) -> int:
         """Requests that hold a slot."""
-        return min(len(self.running), self.most)
+        return len(self.running)
 
     @property
     def waiting(self) -> int:
-        return len(self.running) - self.slots + self.inbox.qsize()
+        return len(self.queue) + self.inbox.qsize()
 
     def submit(self, generation: Generation) -> None:
+        if self.idle:
+            self.stepped = time.time()
         self.inbox.put(generation)
 
     def drain(self, seconds: float) -> None:
@@ -259,7 +308,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether it runs nothing and nothing waits."""
-        return not self.running and self.inbox.empty()
+        return not self.running and not self.queue and self.inbox.empty()
 
     @property
     def cache_usage(self) -> float:
@@ -285,9 +334,8 @@ class Engine:
         return config
 
     def _admit(self, generation: Generation) -> None:
+        """Give a request a slot."""
         try:
-            if len(self.running) >= self.limit:
-                raise ValueError(f"{self.limit} requests wait already")
             ids = self.tokenizer.encode(generation.prompt).ids
             if len(ids) > 1 and ids[0] == ids[1] == self.begin_id:
                 ids = ids[1:]  # the chat template wrote it already
@@ -298,7 +346,7 @@ class Engine:
             tensor = ov.Tensor(np.array([ids], dtype=np.int64))
             handle = self.pipeline.add_request(self._next_id, tensor, config)
         except Exception as failure:  # a bad request ends alone
-            generation.on_piece(generation, Piece("", 0, error=str(failure)))
+            generation.tell(Piece("", 0, error=str(failure)))
             return
         self.counted["prefix_cache_queried_tokens_total"] += len(ids)
         self.counted["prefix_cache_hit_tokens_total"] += self.prefixes.hits(ids)
@@ -306,29 +354,54 @@ class Engine:
         self._next_id += 1
 
     def _drop_cancelled(self) -> None:
+        """End requests whose clients left: it looks at those that run and were not looked at for longest, and at some of
+        those that wait, in turn."""
         now = time.monotonic()
-        for key, running in list(self.running.items()):
-            generation = running.generation
-            if now < running.look_after:
-                continue
-            running.look_after = now + LOOK_SECONDS
-            if generation.is_cancelled():
-                running.handle.cancel()
-                del self.running[key]
-                self.counted["cancelled_requests_total"] += 1
-                asked = int(generation.parameters.get("max_tokens") or self.context)
-                self.counted["saved_tokens_total"] += max(
-                    0, min(asked, self.context - generation.input_tokens) - generation.output_tokens
-                )
-                generation.on_piece(generation, Piece("", 0, "cancelled"))
+        due = [running for running in self.running.values() if running.generation.look_after <= now]
+        for running in sorted(due, key=lambda running: running.generation.look_after)[:LOOKS]:
+            if last := self._left(running.generation):
+                self._end(running.key, last)
+        for _ in range(min(WAITING_LOOKS, len(self.queue))):
+            self._turn = (self._turn + 1) % len(self.queue)
+            generation = self.queue[self._turn]
+            if last := self._left(generation):
+                del self.queue[self._turn]
+                generation.tell(last)
+                if not self.queue:
+                    break
+
+    def _left(self, generation: Generation) -> Piece | None:
+        """The last piece of a request whose client left, or cannot be asked after."""
+        generation.look_after = time.monotonic() + LOOK_SECONDS
+        try:
+            if not generation.is_cancelled():
+                return None
+            self._count_cancelled(generation)
+            return Piece("", 0, "cancelled")
+        except Exception as failure:
+            traceback.print_exc()
+            return Piece("", 0, error=f"{type(failure).__name__}: {failure}")
+
+    def _count_cancelled(self, generation: Generation) -> None:
+        self.counted["cancelled_requests_total"] += 1
+        asked = int(generation.parameters.get("max_tokens") or self.context)
+        self.counted["saved_tokens_total"] += max(
+            0, min(asked, self.context - generation.input_tokens) - generation.output_tokens
+        )
+
+    def _end(self, key: int, last: Piece) -> None:
+        """Take a request's slot away, and tell it why."""
+        running = self.running.pop(key)
+        running.handle.cancel()
+        self._freeing = FREEING_STEPS
+        running.generation.tell(last)
 
     def _take(self) -> bool:
-        """Admit what has come in since the last step; False once the end was among it. Idle: wait for work.
+        """Queue what has come in since the last step; False once the end was among it. Idle: wait for work.
 
-        Not a part of ``_loop``, whose variables would keep the last request, and Triton unloads no model of which a
-        request is kept.
+        Triton unloads no model of which a request is kept.
         """
-        wait = not self.running
+        wait = not (self.running or self.queue or self._freeing)
         while True:
             try:
                 arrived = self.inbox.get() if wait else self.inbox.get_nowait()
@@ -336,38 +409,81 @@ class Engine:
                 return True
             if arrived is None:
                 return False
-            self._admit(arrived)
+            if len(self.queue) >= self.limit and len(self.running) >= self.most:
+                arrived.tell(Piece("", 0, error=f"{self.limit} requests wait already"))
+            else:
+                self.queue.append(arrived)
             wait = False
 
+    def _fill(self) -> None:
+        """Give free slots to those that wait, in the order of their arrival."""
+        while self.queue and len(self.running) < self.most:
+            generation = self.queue.popleft()
+            if generation.look_after < time.monotonic() and (last := self._left(generation)):
+                generation.tell(last)
+            else:
+                self._admit(generation)
+
     def _fail_all(self, why: str) -> None:
-        for running in self.running.values():
-            running.handle.cancel()
-            running.generation.on_piece(running.generation, Piece("", 0, error=why))
-        self.running.clear()
+        for key in list(self.running):
+            self._end(key, Piece("", 0, error=why))
+        while self.queue:
+            self.queue.popleft().tell(Piece("", 0, error=why))
+
+    def _advance(self, running: _Running, interval: int, hold: float) -> None:
+        """Report what a step added to a request; what that raises ends the request alone."""
+        unwritten = not running.generation.output_tokens
+        try:
+            over = running.advance(interval, hold)
+        except Exception as failure:
+            traceback.print_exc()
+            self._end(running.key, Piece("", 0, error=f"{type(failure).__name__}: {failure}"))
+            return
+        if over or (unwritten and running.generation.output_tokens):
+            self.prefixes.add(running.ids)
+        if over:
+            del self.running[running.key]
+            self._freeing = FREEING_STEPS
+
+    def _step(self) -> None:
+        """One forward pass, and what it brought each request."""
+        try:
+            self.pipeline.step()
+            self._failed_steps, self.stepped = 0, time.time()
+        except Exception as failure:  # the batch is lost, the engine is not
+            traceback.print_exc()
+            self._failed_steps += 1
+            self._fail_all(f"engine step: {failure}")
+            if self._failed_steps >= FAILED_STEPS:
+                raise
+        interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
+        hold = max(self.stream_hold, len(self.running) / self.stream_messages)
+        for running in list(self.running.values()):
+            self._advance(running, interval, hold)
+        try:
+            self.on_step(self)
+        except Exception:
+            traceback.print_exc()
 
     def _loop(self) -> None:
+        """No request may stay in a variable here while the loop waits: see ``_take``."""
         draining = False
-        while not draining or (self.running and time.monotonic() < self._drain_until):
+        while not draining or ((self.running or self.queue) and time.monotonic() < self._drain_until):
             if not self._take():
                 draining = True
             self._drop_cancelled()
-            try:
-                # Also with nothing left: the step after a cancellation releases its blocks.
-                self.pipeline.step()
-            except Exception as failure:  # the batch is lost, the engine is not
-                self._fail_all(f"engine step: {failure}")
-                time.sleep(0.01)
-            interval = self.stream_interval if len(self.running) >= self.stream_interval_from else 1
-            hold = max(self.stream_hold, len(self.running) / self.stream_messages)
-            for key, running in list(self.running.items()):
-                unwritten = not running.generation.output_tokens
-                over = running.advance(interval, hold)
-                if over or (unwritten and running.generation.output_tokens):
-                    self.prefixes.add(running.ids)
-                if over:
-                    del self.running[key]
-            self.on_step(self)
+            self._fill()
+            self._freeing = max(0, self._freeing - 1)
+            self._step()
         self._fail_all("the model is being unloaded")
+
+    def _ended(self, why: str) -> None:
+        """The loop is over, unplanned: nobody would answer these requests any more."""
+        while not self.inbox.empty():
+            if (arrived := self.inbox.get()) is not None:
+                self.queue.append(arrived)
+        self._fail_all(f"the engine stopped: {why}")
+        self.on_end(why)
 
 
 def logprobs_json(piece: Piece) -> str:

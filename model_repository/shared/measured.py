@@ -6,12 +6,14 @@ Each series has the labels ``model`` and ``version``.
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 COUNTER, GAUGE = "counter", "gauge"
 # family: {name: (kind, text)}; the metric is genmesh_<family>_<name>
 DECLARED: dict[str, dict[str, tuple[str, str]]] = {
     "generator": {
+        "last_step_timestamp_seconds": (GAUGE, "When an engine with work last made a step (or got work), seconds since 1970."),
         "running_requests": (GAUGE, "Requests that hold a slot of the engine."),
         "waiting_requests": (GAUGE, "Requests that wait for a slot."),
         "loaded_adapters": (GAUGE, "LoRA adapters that an engine is held for."),
@@ -33,7 +35,8 @@ DECLARED: dict[str, dict[str, tuple[str, str]]] = {
 
 
 class Measured:
-    """The metrics of one family for one version of a model."""
+    """The metrics of one family for one version of a model. A metric that Triton does not take is logged, never raised: it
+    must not end the request, or the engine, that it is about."""
 
     def __init__(self, family: str, args: dict[str, str]) -> None:
         """``args``: what Triton gives to ``initialize``."""
@@ -56,14 +59,24 @@ class Measured:
     def set(self, name: str, value: float) -> None:
         """A gauge's value now."""
         if self._gauges.get(name) != value:
-            self._metrics[name].set(value)
-            self._gauges[name] = value
+            try:
+                self._metrics[name].set(value)
+            except Exception:
+                traceback.print_exc()
+            else:
+                self._gauges[name] = value
 
-    def increment(self, name: str, by: float) -> None:
-        self._metrics[name].increment(by)
+    def increment(self, name: str, by: float) -> bool:
+        """Whether Triton took it."""
+        try:
+            self._metrics[name].increment(by)
+        except Exception:
+            traceback.print_exc()
+            return False
+        return True
 
     def reached(self, name: str, total: float) -> None:
-        """A counter's total so far."""
-        if by := total - self._counted.get(name, 0):
-            self._metrics[name].increment(by)
+        """A counter's total so far; one that is less than was told before changes nothing."""
+        by = total - self._counted.get(name, 0)
+        if by > 0 and self.increment(name, by):
             self._counted[name] = total

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,20 +62,31 @@ class Colbert:
         return [place for place, token in enumerate(ids) if token not in self.skipped]
 
 
+def every(index: int) -> bool:
+    """All rows are wanted."""
+    return True
+
+
 class Ranker:
-    """``encoder`` and, where scores are corrected, ``corrector`` have ``encode(texts)`` and ``run(encodings)``."""
+    """``encoder`` and, where scores are corrected, ``corrector`` have ``encode(texts)`` and ``run(encodings, wanted)``."""
 
     def __init__(self, card: dict[str, Any], encoder: Any, corrector: Any = None) -> None:
         self.encoder, self.corrector = encoder, corrector
         self.passages: int = card.get("corrected_passages", 0)
         self.weight = np.float32(card.get("correction_weight", 0))
         self.scoring: str = card["scoring"]
+        self.wanted = every
         self.colbert = Colbert(card["colbert"], encoder.max_tokens) if "colbert" in card else None
         if self.scoring not in SCORINGS:
             raise ValueError(f"scoring {self.scoring!r} is not known")
 
-    def score(self, pairs: Sequence[Pair], owners: Sequence[int] | None = None) -> np.ndarray:
-        """float32 (pairs,); ``owners``: the request that each pair is of, so that none's scores depend on another's."""
+    def score(
+        self, pairs: Sequence[Pair], owners: Sequence[int] | None = None, wanted: Callable[[int], bool] = every
+    ) -> np.ndarray:
+        """float32 (pairs,); ``owners``: the request that each pair is of, so that none's scores depend on another's.
+
+        ``wanted`` is called before each batch of rows, and may raise to end the work."""
+        self.wanted = wanted
         if self.scoring == "cross-encoder":
             return self.crossed(pairs)
         if self.scoring == "late-interaction":
@@ -94,7 +105,7 @@ class Ranker:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         encodings = self.encoder.encode(texts)
         vectors = {}
-        for text, encoding, row in zip(texts, encodings, self.encoder.run(encodings), strict=True):
+        for text, encoding, row in zip(texts, encodings, self.encoder.run(encodings, self.wanted), strict=True):
             length = min(len(encoding.ids), self.encoder.max_tokens)  # a batch's rows are as long as its longest
             vectors[text] = row[slice(1, length - 1) if length > 2 else slice(0, length)]
         return vectors, vectors
@@ -106,7 +117,7 @@ class Ranker:
         encodings = self.encoder.encode([*queries, *passages])
         read = [colbert.query(e) for e in encodings[: len(queries)]]
         read += [colbert.passage(e) for e in encodings[len(queries) :]]
-        rows = self.encoder.run(read)
+        rows = self.encoder.run(read, self.wanted)
         asked = {text: row[: len(t.ids)] for text, row, t in zip(queries, rows, read, strict=False)}
         told = {
             text: row[colbert.kept(t.ids)]
@@ -117,7 +128,7 @@ class Ranker:
     def crossed(self, pairs: Sequence[Pair], encoder: Any = None) -> np.ndarray:
         """The network's row of each pair, float32 (pairs,)."""
         encoder = encoder or self.encoder
-        return np.array([row[0] for row in encoder.run(encoder.encode(pairs))], np.float32)
+        return np.array([row[0] for row in encoder.run(encoder.encode(pairs), self.wanted)], np.float32)
 
     def corrected(self, pairs: Sequence[Pair], owners: Sequence[int]) -> np.ndarray:
         """float32 (pairs,)."""

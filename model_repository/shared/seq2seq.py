@@ -7,7 +7,8 @@ against the context on its own.
 from __future__ import annotations
 
 import queue
-import threading
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,10 @@ from typing import Any
 import torch
 from optimum.intel import OVModelForSeq2SeqLM
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from engine import Generation, Piece, split_at_stop
-from inbox import work_off
+from engine import Detokenizer, Generation, Piece, split_at_stop
+from inbox import supervised, work_off
 from plugin import options
 
 # What vLLM's sampling parameters are called here.
@@ -35,12 +35,13 @@ class _Writer(StoppingCriteria):  # type: ignore[misc]
 
     def __init__(self, engine: Seq2SeqEngine, generation: Generation, stops: list[str]) -> None:
         self.engine, self.generation, self.stops = engine, generation, stops
-        self.stream = DecodeStream(skip_special_tokens=True)
+        self.detokenizer = Detokenizer(engine.tokenizer)
         self.held, self.reason = "", ""
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         generation, token = self.generation, int(input_ids[0, -1])
-        text = self.held + (self.stream.step(self.engine.tokenizer, token) or "")
+        self.engine.stepped = time.time()
+        text = self.held + self.detokenizer.step(token)
         generation.output_tokens += 1
         logprob = float(torch.log_softmax(scores[-1][0].float(), -1)[token])
         generation.cumulative_logprob += logprob
@@ -87,8 +88,8 @@ class Seq2SeqEngine:
         self.counted: Counter[str] = Counter()
         self.cache_usage = 0.0  # it keeps no paged cache
         self.on_step: Callable[[Any], None] = lambda engine: None
-        self._thread = threading.Thread(target=work_off, args=(self.inbox, self._work), name="seq2seq", daemon=True)
-        self._thread.start()
+        self.stepped = time.time()  # when it last wrote something, or was given something to do
+        self._thread = supervised("seq2seq", lambda: work_off(self.inbox, self._work))
 
     @property
     def slots(self) -> int:
@@ -98,11 +99,18 @@ class Seq2SeqEngine:
     def waiting(self) -> int:
         return self.inbox.qsize()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it writes nothing and nothing waits."""
+        return not self.running and self.inbox.empty()
+
     def submit(self, generation: Generation) -> None:
+        if self.idle:
+            self.stepped = time.time()
         try:
             self.inbox.put_nowait(generation)
         except queue.Full:
-            generation.on_piece(generation, Piece("", 0, error=f"{self.inbox.maxsize} requests wait already"))
+            generation.tell(Piece("", 0, error=f"{self.inbox.maxsize} requests wait already"))
 
     def drain(self, seconds: float) -> None:
         """Wait until what was submitted is done, at most so long."""
@@ -156,6 +164,8 @@ class Seq2SeqEngine:
         try:
             self._write(generation)
         except Exception as failure:  # a bad request ends alone
-            generation.on_piece(generation, Piece("", 0, error=str(failure)))
-        self.running.clear()
-        self.on_step(self)
+            traceback.print_exc()
+            generation.tell(Piece("", 0, error=str(failure)))
+        finally:
+            self.running.clear()
+            self.on_step(self)

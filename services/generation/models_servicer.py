@@ -33,12 +33,14 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         except GenmeshError:
             return {}, "Triton does not answer"
 
-    @staticmethod
-    def _model(card: Card, index: Index, absent: str) -> pb.Model:
+    def _model(self, card: Card, index: Index, absent: str) -> pb.Model:
         ready, reason = index.get((card.name, card.version), (False, absent))
+        reason = reason or "Triton is loading it"
+        if broken := self.triton.broken.get(card.name):
+            reason += f"; before that: {broken}"
         facts = card.facts
         return pb.Model(
-            name=card.name, task=TASKS[card.task], ready=ready, not_ready_reason="" if ready else reason or "Triton is loading it",
+            name=card.name, task=TASKS[card.task], ready=ready, not_ready_reason="" if ready else reason,
             revision=facts["revision"], version=facts["version"], precision=facts["precision"], engine=facts["engine"],
             context_tokens=card.context_tokens, dimension=facts.get("dimension", 0) if card.task == "embed" else 0,
             source=facts["source"], parameter_count=facts["parameter_count"],

@@ -31,8 +31,11 @@ CHANNEL = [
 # What the generator says (model_repository/shared/adapters.py) when no adapter that it holds is idle and could make room.
 ADAPTERS_BUSY = "adapters that fit into memory are in use"
 # What models say when their queue is full (engine.py, seq2seq.py, drawing.py), and when a request is larger than the KV cache.
-QUEUE_FULL = re.compile(r"\w wait (for an adapter )?already")
+QUEUE_FULL = re.compile(r"\w wait (for an adapter )?already|[Ee]xceeds maximum queue size")
 TOO_LARGE = "does not fit into the KV cache"
+# What requests are told whose engine ended (engine.py), and what Triton says of a model whose process did.
+ENDED = ("the engine stopped", "is not healthy")
+STEP_FAILED = "engine step: "  # costs a batch; several in a row end the engine
 
 
 def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
@@ -58,14 +61,16 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
     status = str(failure.status() or "")
     words = str(failure.message())
     message = f"model {model}: {words}"
-    if _unreachable(failure) or _lacks(failure):
-        return Unavailable(message, reason="MODEL_UNAVAILABLE", metadata={"model": model}, retry_after_seconds=1.0)
     if ADAPTERS_BUSY in words:
         return ResourceExhausted(message, reason="ADAPTERS_BUSY", metadata={"model": model}, retry_after_seconds=1.0)
     if QUEUE_FULL.search(words):
         return ResourceExhausted(message, reason="OVERLOADED", metadata={"model": model}, retry_after_seconds=1.0)
     if TOO_LARGE in words:
-        return ResourceExhausted(message, reason="KV_CACHE_EXCEEDED", metadata={"model": model})
+        return ResourceExhausted(
+            message, reason="KV_CACHE_EXCEEDED", metadata={"model": model}, retry_after_seconds=1.0
+        )
+    if _unreachable(failure) or _lacks(failure):
+        return Unavailable(message, reason="MODEL_UNAVAILABLE", metadata={"model": model}, retry_after_seconds=1.0)
     if "DEADLINE_EXCEEDED" in status:
         return DeadlineExceeded(message)
     return Internal(message, reason="MODEL_FAILED", metadata={"model": model})
@@ -74,8 +79,24 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
 def _unreachable(failure: InferenceServerException) -> bool:
     """Whether it is the replica that failed, not the request: it does not answer, the model's process has died ("stub"), or
     the model is being loaded or unloaded. What fails within a stream has no status, only words."""
+    if _full(failure):
+        return False
+    return (
+        "UNAVAILABLE" in str(failure.status() or "")
+        or "is not at ready state" in str(failure.message())
+        or _ended(failure)
+    )
+
+
+def _ended(failure: InferenceServerException) -> bool:
+    """Whether the model's process has ended, or will."""
+    return any(told in str(failure.message()) for told in ENDED)
+
+
+def _full(failure: InferenceServerException) -> bool:
+    """Whether the replica has no room for the request now; another may."""
     words = str(failure.message())
-    return "UNAVAILABLE" in str(failure.status() or "") or "is not healthy" in words or "is not at ready state" in words
+    return ADAPTERS_BUSY in words or TOO_LARGE in words or QUEUE_FULL.search(words) is not None
 
 
 def _lacks(failure: InferenceServerException) -> bool:
@@ -95,6 +116,7 @@ class Triton:
 
     def __init__(self, url: str, metrics: Models) -> None:
         self.metrics = metrics
+        self.broken: dict[str, str] = {}  # what is wrong with a model's engine, by its name, until a call goes well
 
         def told(usable: int, out: int) -> None:
             metrics.replicas.labels("usable").set(usable)
@@ -125,15 +147,25 @@ class Triton:
                 retry_after_seconds=1.0,
             ) from None  # fmt: skip
 
+    def _answered(self, model: str) -> None:
+        self.replicas.answered()
+        self.broken.pop(model, None)
+
+    def _note(self, model: str, failure: InferenceServerException) -> None:
+        words = str(failure.message())
+        if any(told in words for told in (*ENDED, STEP_FAILED)):
+            self.broken[model] = words
+
     def _again(
         self, tried: list[Replica[triton.InferenceServerClient]], failure: InferenceServerException, what: str
     ) -> bool:
-        """Whether a request that its replica did not answer goes to another."""
+        """Whether a request that its replica did not answer, or had no room for, goes to another."""
         if _lacks(failure):
             return self.replicas.without(tried[-1], what, tried)
-        if not _unreachable(failure):
+        if _unreachable(failure):
+            self.replicas.lost(tried[-1])
+        elif not _full(failure):
             return False
-        self.replicas.lost(tried[-1])
         if not self.replicas.again(tried):
             return False
         self.metrics.retries.inc()
@@ -181,9 +213,10 @@ class Triton:
                             client_timeout=None if until is None else max(0.001, until - time.monotonic()),
                             headers=tracing.headers() or None,
                         )
-                    self.replicas.answered()
+                    self._answered(card.name)
                     return result
                 except InferenceServerException as failure:
+                    self._note(card.name, failure)
                     if not self._again(tried, failure, _version(card)):
                         raise _error(card.name, failure) from None
 
@@ -212,9 +245,10 @@ class Triton:
                             async for response in responses:
                                 begun = True
                                 yield response
-                    self.replicas.answered()
+                    self._answered(model)
                     return
                 except InferenceServerException as failure:
+                    self._note(model, failure)
                     if begun and _unreachable(failure):
                         self.replicas.lost(tried[-1])
                     if begun or not self._again(tried, failure, _version(card)):

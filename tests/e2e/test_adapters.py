@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from genmesh import Client
-from genmesh.errors import GenmeshError, NotFound
+from genmesh.errors import GenmeshError, NotFound, ResourceExhausted
 
 from tests.e2e.changing import Changing, genmesh_models, sources_of
 from tests.figures import Figure
+from tests.metrics import scrape
 from tests.waiting import until
 
 QUESTION = "Tell me about rivers."
@@ -67,6 +69,7 @@ def test_an_adapter_is_served_at_once_and_no_more_when_it_is_removed(changing: C
         wait_for(client, {"harbour"})
         for adapter in ("harbour", ""):
             assert client.generation.Chat(asked(adapter)).usage.output_tokens > 0
+        make_room(changing, client)
         remove(changing, "harbour")
         wait_for(client, set())
         for adapter in ("harbour", "nobody"):
@@ -74,6 +77,54 @@ def test_an_adapter_is_served_at_once_and_no_more_when_it_is_removed(changing: C
                 client.generation.Chat(asked(adapter))
             assert failure.value.reason == "ADAPTER_NOT_FOUND"
             assert failure.value.metadata["adapter"] == adapter
+
+
+def make_room(changing: Changing, client: Client) -> None:
+    """More adapters than are held: while all are in use the next one is refused, then it takes an idle one's place, and
+    the base's stream and the counters go on as if nothing were."""
+    folder = changing.models / "generator" / "adapters"
+    limit = client.models.GetModel({"name": "generator"}).model.limits.adapters
+    names = ["harbour", *(f"copy-{number}" for number in range(limit))]
+    for name in names[1:]:
+        shutil.copytree(folder / "harbour", folder / f".{name}")
+        (folder / f".{name}").rename(folder / name)
+    wait_for(client, set(names))
+
+    for name in names[:limit]:
+        assert client.generation.Chat(asked(name)).usage.output_tokens
+    before = counters(changing)
+    long = {"max_tokens": 800, "ignore_eos": True}
+    streams = [client.generation.StreamChat(asked(name) | {"sampling": long}) for name in ["", *names[:limit]]]
+    base, *others = map(iter, streams)
+    for iterator in (base, *others):
+        next(iterator)
+    with pytest.raises(ResourceExhausted) as refused:
+        client.generation.Chat(asked(names[limit]))
+    assert refused.value.reason == "ADAPTERS_BUSY"
+    assert refused.value.retry_after_seconds
+    for stream in streams[1:]:
+        stream.cancel()
+
+    def served() -> bool:
+        try:
+            return bool(client.generation.Chat(asked(names[limit])).usage.output_tokens)
+        except ResourceExhausted:
+            return False
+
+    until(served)
+    assert list(base)[-1].usage.output_tokens == 800
+    after = counters(changing)
+    assert all(after[name] >= value for name, value in before.items())
+    assert after["genmesh_generator_cancelled_requests_total"] > before["genmesh_generator_cancelled_requests_total"]
+    for name in names[1:]:
+        shutil.rmtree(folder / name)
+    wait_for(client, {"harbour"})
+
+
+def counters(changing: Changing) -> dict[str, float]:
+    """What Triton counted of the generator."""
+    found = scrape(changing.cluster.ports["triton_metrics"])
+    return {name: value for (name, _), value in found.items() if re.fullmatch("genmesh_generator_.*_total", name)}
 
 
 def likeness(a: str, b: str) -> float:

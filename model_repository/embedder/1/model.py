@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from encoder import open_encoder
-from tensors import error, model_card, texts
+from tensors import Batch, model_card, texts
 
 
 class TritonPythonModel:
@@ -17,20 +17,12 @@ class TritonPythonModel:
         self.encoder.run(self.encoder.encode(["warm up"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        try:
-            groups = [texts(request, "text") for request in requests]
-            encodings = self.encoder.encode([text for group in groups for text in group])
-            rows = self.encoder.run(encodings)
-        except Exception as failure:  # one bad batch must not take the model down
-            return [error(f"embedder: {failure}") for _ in requests]
-        responses, start = [], 0
-        for group in groups:
-            end = start + len(group)
-            counts = np.array([[len(e.ids)] for e in encodings[start:end]], dtype=np.int32)
-            responses.append(
-                pb_utils.InferenceResponse(
-                    [pb_utils.Tensor("embedding", np.stack(rows[start:end])), pb_utils.Tensor("token_count", counts)]
-                )
-            )
-            start = end
-        return responses
+        batch = Batch("embedder", requests, lambda request: self.encoder.encode(texts(request, "text")))
+        return batch.answer(lambda encodings, _, wanted: self.encoder.run(encodings, wanted), self._response)
+
+    @staticmethod
+    def _response(encodings: list[Any], rows: list[Any]) -> Any:
+        counts = np.array([[len(e.ids)] for e in encodings], dtype=np.int32)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor("embedding", np.stack(rows)), pb_utils.Tensor("token_count", counts)]
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import traceback
 from typing import Any
 
 import numpy as np
@@ -35,20 +34,14 @@ class TritonPythonModel:
         self._told_running, self._measure_after = -1, 0.0
 
     def _measure(self) -> None:
-        """After each step, on an engine's own thread, which a metric that cannot be told must not end."""
-        try:
-            self._tell()
-        except Exception:
-            traceback.print_exc()
-
-    def _tell(self) -> None:
-        """Tell Triton now and then, and at once when another number of requests runs or none."""
+        """After each step: tell Triton now and then, and at once when another number of requests runs or none."""
         engines, now = self.engines, time.monotonic()
         with self._measuring:
             running = engines.running
             if running and running == self._told_running and now < self._measure_after:
                 return
             self._told_running, self._measure_after = running, now + MEASURE_SECONDS
+            self.measured.set("last_step_timestamp_seconds", engines.stepped)
             self.measured.set("running_requests", running)
             self.measured.set("waiting_requests", engines.waiting)
             self.measured.set("loaded_adapters", len(engines.loaded))
@@ -108,6 +101,7 @@ class TritonPythonModel:
         adapter = str(parameters.pop("lora_name", "") or "")
         generation = Generation(prompt, parameters, on_piece, sender.is_cancelled, wanted["logprobs"])
         self.engines.submit(generation, adapter)
+        self._measure()  # also an engine that makes no step has what waits counted
 
     def finalize(self) -> None:
         self.engines.drain(DRAIN_SECONDS)

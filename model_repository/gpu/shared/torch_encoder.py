@@ -5,7 +5,7 @@ Used by the models ``embedder`` and ``reranker``; the build copies it beside eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
         group.append(index)
     if group:
         yield group
+
+
+def every(index: int) -> bool:
+    """All rows are wanted."""
+    return True
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
@@ -93,9 +98,10 @@ class Encoder:
         return functional.normalize(vectors, dim=-1)
 
     @torch.inference_mode()
-    def run(self, encodings: Sequence[Encoding]) -> list[torch.Tensor]:
+    def run(self, encodings: Sequence[Encoding], wanted: Callable[[int], bool] = every) -> list[torch.Tensor]:
         """The row of each encoding, float32 on the device; ids beyond ``max_tokens`` are cut (the last is kept).
 
+        Before each batch ``wanted`` is asked of each index in it; the row of one that is not wanted stays empty.
         A row is a vector, one vector a token (padding left out), or one score.
         """
         ids, types, masks = (
@@ -103,7 +109,9 @@ class Encoder:
             for rows in zip(*((e.ids, e.type_ids, e.attention_mask) for e in encodings), strict=True)
         )
         rows: list[torch.Tensor] = [torch.empty(0)] * len(ids)
-        for group in pack([len(i) for i in ids]):
+        for packed in pack([len(i) for i in ids]):
+            if not (group := [index for index in packed if wanted(index)]):
+                continue
             longest = max(len(ids[i]) for i in group)
             tokens = np.zeros((3, len(group), longest), dtype=np.int64)  # ids, mask, types
             for row, index in enumerate(group):
@@ -142,7 +150,7 @@ class TableEncoder:
         return found
 
     @torch.inference_mode()
-    def run(self, encodings: Sequence[Encoding]) -> list[torch.Tensor]:
+    def run(self, encodings: Sequence[Encoding], wanted: Callable[[int], bool] = every) -> list[torch.Tensor]:
         """The vector of each encoding, float32 on the device; ids beyond ``max_tokens`` take no part."""
         known = [[i for i in e.ids[: self.max_tokens] if i != self.unknown] for e in encodings]
         starts = np.cumsum([0, *(len(ids) for ids in known)])[:-1]

@@ -68,7 +68,7 @@ def test_every_expression_names_declared_series_and_labels() -> None:
                 continue
             assert name in known, (name, expr)
             for matcher in re.findall(re.escape(name) + r"\{([^}]*)\}", plain):
-                assert {part.partition("=")[0].strip("~! ") for part in matcher.split(",")} <= known[name], (name, expr)
+                assert {re.split("[=!]", part)[0].strip() for part in matcher.split(",")} <= known[name], (name, expr)
 
 
 @pytest.mark.parametrize("uid", dashboards.DASHBOARDS)
@@ -189,6 +189,20 @@ def cases() -> dict[str, tuple[list[dict[str, str]], list[dict[str, str]], int]]
         'vllm:num_requests_waiting{model="generator",instance="gpu"}',
     )
     found["GenmeshGenerationQueueing"] = [held(waiting, 5, 20), held(theirs, 7, 20)], [held(waiting, 4, 20)], 19
+    engine = 'genmesh_generator_{}{{model="generator",instance="{}"}}'
+    step, run, wait = "last_step_timestamp_seconds", "running_requests", "waiting_requests"
+    stuck = [held(engine.format(step, "a"), 0, 20), held(engine.format(run, "a"), 0, 20)]
+    stuck.append(held(engine.format(wait, "a"), 1, 20))
+    well = [steady(engine.format(step, "b"), 60, 20), held(engine.format(run, "b"), 3, 20)]
+    well.append(held(engine.format(wait, "b"), 1, 20))
+    idle = [held(engine.format(name, "c"), 0, 20) for name in (step, run, wait)]
+    found["GenmeshEngineStuck"] = [*stuck, *well, *idle], [*well, *idle], 19
+    ended = f'{CALLS}{{method="StreamChat",code="%s"}}'
+    found["GenmeshStreamsWithoutToken"] = (
+        [*streams(0, 20), steady(ended % "OK", 1000, 20), steady(ended % "DEADLINE_EXCEEDED", 150, 20)],
+        [*streams(0, 20), steady(ended % "OK", 1000, 20), steady(ended % "RESOURCE_EXHAUSTED", 900, 20)],
+        19,
+    )
     cache, theirs = (
         'genmesh_generator_kv_cache_usage_ratio{model="generator"}',
         'vllm:gpu_cache_usage_perc{model="generator",instance="gpu"}',

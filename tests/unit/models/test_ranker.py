@@ -26,7 +26,7 @@ class Words:
     def encode(self, texts: Sequence[str]) -> list[Any]:
         return [SimpleNamespace(ids=[0, *range(len(text.split())), 0], text=text) for text in texts]
 
-    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Any], wanted: Any) -> list[np.ndarray]:
         special, longest = (9.0, 9.0), max(len(e.ids) for e in encodings)
         rows = [[special, *(WORDS[word] for word in e.text.split()), special] for e in encodings]
         # As a batch's rows come: as long as its longest.
@@ -42,7 +42,7 @@ class Pairs:
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         return [passage for _, passage in pairs]
 
-    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Any], wanted: Any) -> list[np.ndarray]:
         self.read += len(encodings)
         return [np.array([self.logits[passage]], np.float32) for passage in encodings]
 
@@ -65,7 +65,7 @@ class Ids:
     def encode(self, texts: Sequence[str]) -> list[Any]:
         return [SimpleNamespace(ids=[1, *map(self.words.index, text.split()), 2]) for text in texts]
 
-    def run(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+    def run(self, encodings: Sequence[Any], wanted: Any) -> list[np.ndarray]:
         self.read = list(encodings)
         table = np.eye(100, dtype=np.float32)
         return [table[[*e.ids, *[0] * (9 - len(e.ids))]] for e in encodings]

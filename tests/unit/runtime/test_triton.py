@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from services.runtime import replicas
 from services.runtime import triton as triton_calls
-from services.runtime.errors import ResourceExhausted, Unavailable
+from services.runtime.errors import Internal, ResourceExhausted, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
 from services.runtime.triton import Triton, scalar
@@ -103,27 +103,58 @@ async def test_a_replica_that_lacks_a_version_is_not_asked_again() -> None:
     assert (lacking.asked, well.asked) == (1, 4)
 
 
-def test_adapters_that_are_all_in_use_are_a_matter_of_waiting() -> None:
-    words = "generator: all 4 adapters that fit into memory are in use"
-    error = triton_calls._error("generator", InferenceServerException(words))
-    assert isinstance(error, ResourceExhausted)
-    assert error.reason == "ADAPTERS_BUSY"
-    assert error.retry_after_seconds
+FULL = [
+    ("generator: all 4 adapters that fit into memory are in use", "ADAPTERS_BUSY"),
+    ("generator: 512 requests wait already", "OVERLOADED"),
+    ("generator: 512 requests wait for an adapter already", "OVERLOADED"),
+    ("diffuser: too many images wait already", "OVERLOADED"),
+    ("[request id: <id_unknown>] Exceeds maximum queue size", "OVERLOADED"),
+    ("generator: the request does not fit into the KV cache", "KV_CACHE_EXCEEDED"),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        ("generator: 512 requests wait already", "OVERLOADED"),
-        ("generator: 512 requests wait for an adapter already", "OVERLOADED"),
-        ("diffuser: too many images wait already", "OVERLOADED"),
-        ("generator: the request does not fit into the KV cache", "KV_CACHE_EXCEEDED"),
-    ],
-)
-def test_what_a_model_has_no_room_for_is_no_fault_of_its_own(words: str, reason: str) -> None:
-    error = triton_calls._error("generator", InferenceServerException(words))
+@pytest.mark.parametrize(("words", "reason"), FULL)
+async def test_a_replica_without_room_stays_and_another_is_asked(words: str, reason: str) -> None:
+    full, well = Replica(words), Replica("")
+    async with caller_of(full, well) as triton:
+        for _ in range(6):
+            assert await answer(triton) == [b"hi"]
+        assert all(replica.usable for replica in triton.replicas.known.values())
+    assert full.asked > 1
+    assert well.asked == 6
+
+
+@pytest.mark.parametrize(("words", "reason"), FULL)
+async def test_where_no_replica_has_room_the_caller_is_told_to_wait(words: str, reason: str) -> None:
+    async with caller_of(Replica(words), Replica(words)) as triton:
+        with pytest.raises(ResourceExhausted) as caught:
+            await answer(triton)
+    assert caught.value.reason == reason
+    assert caught.value.retry_after_seconds
+
+
+def test_a_full_queue_is_no_lost_replica_whatever_status_triton_gives_it() -> None:
+    failure = InferenceServerException("Exceeds maximum queue size", "StatusCode.UNAVAILABLE")
+    error = triton_calls._error("upscaler", failure)
     assert isinstance(error, ResourceExhausted)
-    assert error.reason == reason
+    assert not triton_calls._unreachable(failure)
+
+
+async def test_what_broke_an_engine_is_kept_until_it_answers() -> None:
+    ended = "generator: the engine stopped: the thread engine ended: RuntimeError: no memory"
+    replica = Replica(ended)
+    async with caller_of(replica) as triton:
+        with pytest.raises(Unavailable) as caught:
+            await answer(triton)
+        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        assert triton.broken == {"generator": ended}
+        replica.failure = "generator: engine step: no memory"
+        with pytest.raises(Internal):
+            await answer(triton)
+        assert triton.broken == {"generator": replica.failure}
+        replica.failure = ""
+        assert await answer(triton) == [b"hi"]
+        assert not triton.broken
 
 
 async def test_where_none_has_it_the_call_is_told_to_come_again() -> None:

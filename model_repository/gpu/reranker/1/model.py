@@ -41,7 +41,7 @@ class DeviceRanker(Ranker):
 
     def crossed(self, pairs: Sequence[Pair], encoder: Encoder | None = None) -> np.ndarray:
         encoder = encoder or self.encoder
-        return torch.cat(encoder.run(encoder.encode(pairs))).cpu().numpy()
+        return torch.cat(encoder.run(encoder.encode(pairs), self.wanted)).cpu().numpy()
 
 
 class TritonPythonModel:
