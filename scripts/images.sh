@@ -28,6 +28,8 @@ if [ -n "${PIP_CERT:-}" ] || [ -f /etc/pip.conf ]; then
   cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$ours/certificates.crt"
   mounts=(--volume "$ours/pip.conf:/etc/pip.conf:ro" --volume "$ours/certificates.crt:/run/build-certificates.crt:ro")
 fi
+# Under which ids: another checkout on this machine may give the names to images of its own.
+mkdir -p .state/images
 for name in "$@"; do
   context=.
   if [ "$name" = pause ]; then
@@ -36,6 +38,6 @@ for name in "$@"; do
     context=$ours/pause
   fi
   buildah bud -q --layers --pull-never --network host "${mounts[@]}" \
-    -t "genmesh/$name:${IMAGE_TAG:-0.1.0}" -f "deploy/images/$name.Dockerfile" "$context" >/dev/null
+    -t "genmesh/$name:${IMAGE_TAG:-0.1.0}" --iidfile ".state/images/$name-${IMAGE_TAG:-0.1.0}" -f "deploy/images/$name.Dockerfile" "$context" >/dev/null
   buildah images --format '{{.Name}}:{{.Tag}}  {{.Size}}' "genmesh/$name:${IMAGE_TAG:-0.1.0}"
 done

@@ -21,6 +21,8 @@ NAMES = {
     f"localhost/genmesh/{name}:{TAG}": f"docker.io/genmesh/{name}:{TAG}"
     for name in ("services", "triton-cpu", "milvus-lite", "redis", "prometheus")
 } | {f"localhost/genmesh/pause:{TAG}": PAUSE}
+# The ids of the images that scripts/images.sh built in this checkout; another on this machine uses the same names.
+BUILT = Path(__file__).resolve().parents[2] / ".state" / "images"
 # Archives are removed that nobody used for so long, and of each image all but those that were used last.
 UNUSED_DAYS, MOST = 14, 3
 BUILDAH = {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
@@ -52,8 +54,15 @@ def archives(names: dict[str, str] = NAMES) -> dict[str, tuple[str, Path]]:
     return found
 
 
+def _built(image: str) -> str:
+    """The id of an image that this checkout built; its name if another tool did."""
+    noted = BUILT / _short(image)
+    return noted.read_text().strip() if noted.exists() else image
+
+
 def _archive(folder: Path, image: str, name: str) -> tuple[str, Path]:
     """One image's id and archive; that it was used now is noted as the archive's time."""
+    image = _built(image)
     inspect = ["buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", image]
     known = run(inspect, env=os.environ | BUILDAH).strip()
     archive = folder / f"{_short(name)}.{known}.tar"
@@ -104,7 +113,8 @@ def _remove(archive: Path) -> None:
 def with_models(models: Path, tag: str) -> dict[str, str]:
     """Triton's image with another folder of models laid over its own, as a build of it has them; for `archives`."""
     environment = os.environ | BUILDAH
-    container = run(["buildah", "from", "--pull-never", f"localhost/genmesh/triton-cpu:{TAG}"], env=environment).strip()
+    base = _built(f"localhost/genmesh/triton-cpu:{TAG}")
+    container = run(["buildah", "from", "--pull-never", base], env=environment).strip()
     image = f"localhost/genmesh/triton-cpu:{tag}"
     try:
         run(["buildah", "copy", "--quiet", container, str(models), "/models"], env=environment)

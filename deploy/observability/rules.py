@@ -17,7 +17,10 @@ TTFT_SECONDS = "1.0"  # a bucket's bound
 FAULTS = "UNAVAILABLE|INTERNAL|UNKNOWN|DATA_LOSS"
 TEXT_METHODS = "|".join(TEXT_STREAMS)
 # What a caller did wrong or may not have; such a stream has no first token and needs none.
-REFUSED = "INVALID_ARGUMENT|NOT_FOUND|ALREADY_EXISTS|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|FAILED_PRECONDITION|OUT_OF_RANGE|UNIMPLEMENTED"
+REFUSED = (
+    "INVALID_ARGUMENT|NOT_FOUND|ALREADY_EXISTS|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|FAILED_PRECONDITION"
+    "|OUT_OF_RANGE|UNIMPLEMENTED"
+)
 # (burn rate, long window, short window, severity): the four of the workbook for 30 days.
 BURNS = ((14.4, "1h", "5m", "page"), (6, "6h", "30m", "page"), (3, "1d", "2h", "ticket"), (1, "3d", "6h", "ticket"))
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")

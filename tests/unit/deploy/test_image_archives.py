@@ -41,6 +41,7 @@ def buildah(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "id").write_text("a")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setenv("GENMESH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "BUILT", tmp_path / "built")
     return folder
 
 
@@ -68,6 +69,15 @@ def test_an_image_that_was_built_anew_is_exported_anew(buildah: Path) -> None:
     (buildah / "id").write_text("a")
     assert images.archives(NAMES) == before
     assert exports(buildah) == 4
+
+
+def test_another_checkouts_image_of_that_name_is_not_taken(buildah: Path, tmp_path: Path) -> None:
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "one-1").write_text("sha256:ours\n")
+    found = images.archives(NAMES)
+    assert found["docker.io/genmesh/one:1"][0] == "a-sha256-ours"
+    assert found["docker.io/genmesh/two:1"][0] == "a-two-1"
+    assert (buildah / "exports").read_text().splitlines()[0] == "sha256:ours"
 
 
 @pytest.mark.parametrize("harm", ["truncated", "changed", "gone", "unknown"])
