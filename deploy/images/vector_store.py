@@ -23,6 +23,7 @@ import os
 import shutil
 import signal
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,8 @@ from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.db import DEFAULT_DATABASE_NAME
 from milvus_lite.engine import compaction, flush
 from milvus_lite.engine.collection import Collection
+from milvus_lite.engine.operation import InsertOp
+from milvus_lite.search.filter import ast, parse_expr
 from milvus_lite.storage.memtable import MemTable
 from milvus_lite.storage.wal import WAL
 from prometheus_client import Gauge, Histogram, start_http_server
@@ -101,6 +104,9 @@ class Kept(Collection):  # type: ignore[misc]
     def __init__(self, *args: Any, **more: Any) -> None:
         self._gate = Gate()
         self._moving = False
+        self._ordered: list[str] | None = None  # the ids there are, for pages
+        self._added: list[str] = []  # since
+        self._ordering = threading.Lock()
         self.failed: Callable[[], None] = lambda: None
         super().__init__(*args, **more)
         if 0 <= self._memtable.max_seq <= self._manifest.current_seq:
@@ -112,9 +118,39 @@ class Kept(Collection):  # type: ignore[misc]
         with self._gate.reading():
             return super().search(*args, **more)
 
-    def query(self, *args: Any, **more: Any) -> Any:
+    def query(self, expr: str | None = None, output_fields: Any = None, **more: Any) -> Any:
         with self._gate.reading():
-            return super().query(*args, **more)
+            limit, after = more.get("limit"), self._after(expr) if more.get("order_by_pk") else None
+            if after is None or limit is None or more.get("offset") or more.get("partition_names"):
+                return super().query(expr, output_fields=output_fields, **more)
+            return self._page(after, limit, output_fields)
+
+    def _after(self, expr: str | None) -> str | None:
+        """The id after which an expression selects all rows, if that is all it says."""
+        tree = parse_expr(expr) if expr else None
+        match tree:
+            case ast.CmpOp(op=">", left=ast.FieldRef(name=self._pk_name), right=ast.StringLit(value=str(after))):
+                return after
+        return None
+
+    def _page(self, after: str, limit: int, fields: Any) -> list[Any]:
+        """The next rows by id. Milvus Lite reads and sorts all ids for each page."""
+        order, rows = self._order(), list[Any]()
+        at = bisect_right(order, after)
+        while len(rows) < limit and at < len(order):
+            block = order[at : at + limit - len(rows)]
+            rows += super().get(block, output_fields=fields)  # passes over those that are gone
+            at += len(block)
+        return rows
+
+    def _order(self) -> list[str]:
+        with self._ordering:
+            if self._ordered is None:
+                self._ordered = sorted(row[self._pk_name] for row in super().query(None, output_fields=[self._pk_name]))
+            elif self._added:
+                self._ordered = list(dict.fromkeys(sorted([*self._ordered, *self._added])))
+            self._added = []
+            return self._ordered
 
     def get(self, *args: Any, **more: Any) -> Any:
         with self._gate.reading():
@@ -131,6 +167,11 @@ class Kept(Collection):  # type: ignore[misc]
         except BaseException:  # half of it may stand in the log, and what follows that is never read
             self.failed()
             raise
+        with self._ordering:
+            if not isinstance(op, InsertOp):
+                self._ordered = None
+            elif self._ordered is not None:
+                self._added += op.batch.column(self._pk_name).to_pylist()
 
     def _trigger_flush(self) -> None:
         """Milvus Lite's, but rows stay in memory and in the log until they are found in their file."""

@@ -8,6 +8,7 @@ stay. Of two writers of one document the later one wins.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -28,7 +29,8 @@ BATCH = 64
 
 
 def quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """A string as a filter has it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def document_fault(document: pb.Document) -> tuple[str, str] | None:

@@ -36,7 +36,14 @@ NUMBER: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/
 """
 STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 NOTS = re.compile(r"\bNOT\b(?!-)", re.IGNORECASE)
+# The escapes that Milvus and Milvus Lite both know; any other character stands for itself.
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def literal(text: str) -> str:
+    """A string as an expression of Milvus has it; the only way by which data comes into one."""
+    return f'"{text.translate(ESCAPES)}"'
 
 
 class _Node:
@@ -74,13 +81,13 @@ class _Not(_Node):
 @v_args(inline=True)
 class _Build(Transformer[Token, _Node]):
     def name(self, *words: Token) -> str:
-        return "metadata" + "".join(f"[{json.dumps(str(word))}]" for word in words)
+        return "metadata" + "".join(f"[{literal(str(word))}]" for word in words)
 
     def string(self, token: Token) -> str:
         value = json.loads(token)
-        if any((c < " " and c not in "\n\r\t") or "\ud800" <= c < "\ue000" for c in value):
-            raise ValueError("a string has a control character or half a surrogate pair")
-        return json.dumps(value, ensure_ascii=False)
+        if any("\ud800" <= c < "\ue000" for c in value):
+            raise ValueError("a string has half a surrogate pair")
+        return literal(value)
 
     def number(self, token: Token) -> str:
         return str(token)

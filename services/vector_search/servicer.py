@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from genmesh.v1 import vector_search_pb2 as pb
@@ -14,10 +15,10 @@ from genmesh.v1 import vector_search_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from services.runtime import identity
-from services.runtime.errors import Unimplemented, invalid
+from services.runtime.errors import GenmeshError, Unimplemented, invalid
 from services.runtime.validation import Fields
 from services.vector_search.filters import compile_filter
-from services.vector_search.store import CollectionInfo, Store
+from services.vector_search.store import CollectionInfo, Shape, Store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 METRICS = {
@@ -27,7 +28,10 @@ METRICS = {
     pb.METRIC_EUCLIDEAN: "L2",
 }
 METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb.METRIC_EUCLIDEAN}
+# The most bytes of entities in one answer.
+ANSWER_BYTES = 16 * 2**20
 FLOAT_MAX = 3.4028234663852886e38
+SHORTEST, LONGEST = 1e-18, 1e18
 
 
 def check_name(fields: Fields, field: str, name: str) -> None:
@@ -35,12 +39,22 @@ def check_name(fields: Fields, field: str, name: str) -> None:
         fields.fault(field, "must be 1 to 64 letters, digits, '_' or '-', the first a letter or digit")
 
 
-def check_vector(fields: Fields, field: str, values: Sequence[float], dimension: int) -> None:
-    if len(values) != dimension:
-        fields.fault(field, f"has {len(values)} values; the collection's vectors have {dimension}")
-    elif not all(map(math.isfinite, values)):
+def vector_fault(values: Sequence[float], shape: Shape) -> tuple[str, str] | None:
+    """What is wrong with a vector for a collection: the place in it and a text.
+
+    Beyond the lengths that are allowed squares leave float32's range, and scores would be 0, infinite or no number.
+    """
+    if len(values) != shape.dimension:
+        return "", f"has {len(values)} values; the collection's vectors have {shape.dimension}"
+    length = math.hypot(*values)
+    if not math.isfinite(length):
         at = next(i for i, v in enumerate(values) if not math.isfinite(v))
-        fields.fault(f"{field}[{at}]", f"is {values[at]}; values must be finite")
+        return f"[{at}]", f"is {values[at]}; values must be finite"
+    if length > LONGEST:
+        return "", f"has the length {length:.4g}; at most {LONGEST:g} is allowed"
+    if shape.metric == "COSINE" and length < SHORTEST:
+        return "", f"has the length {length:.4g}; a cosine needs at least {SHORTEST:g}"
+    return None
 
 
 def to_row(entity: pb.Entity) -> dict[str, Any]:
@@ -61,9 +75,14 @@ def from_row(row: dict[str, Any]) -> pb.Entity:
 
 def to_collection(info: CollectionInfo) -> pb.Collection:
     return pb.Collection(
-        name=info.name, dimension=info.dimension, metric=METRIC_OF.get(info.metric, pb.METRIC_UNSPECIFIED),
+        name=info.name, dimension=info.shape.dimension, metric=METRIC_OF.get(info.shape.metric, pb.METRIC_UNSPECIFIED),
         description=info.description, entity_count=info.count,
     )  # fmt: skip
+
+
+def too_large(field: str, advice: str) -> GenmeshError:
+    text = f"selects entities of more than {ANSWER_BYTES} bytes, the most of one answer; ask for {advice}"
+    return invalid(field, text, reason="ANSWER_TOO_LARGE")
 
 
 def token_of(place: str) -> str:
@@ -129,8 +148,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
 
     async def _upsert(self, request: pb.UpsertRequest, prefix: str) -> int:
         self._named(request.collection, f"{prefix}collection")
-        tenant = identity.current().tenant
-        dimension = await self.store.dimension(tenant, request.collection)
+        faults = await self._vector_faults(request.collection, [entity.vector for entity in request.entities])
         fields = Fields()
         fields.size(f"{prefix}entities", request.entities, most=1000)
         seen: set[str] = set()
@@ -141,7 +159,8 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             if entity.id in seen:
                 fields.fault(f"{path}.id", f"{entity.id!r} stands in this request twice")
             seen.add(entity.id)
-            check_vector(fields, f"{path}.vector", entity.vector, dimension)
+            if (fault := faults[i]) is not None:
+                fields.fault(f"{path}.vector{fault[0]}", fault[1])
             if len(entity.text.encode()) > 65_535:
                 fields.fault(f"{path}.text", f"has {len(entity.text.encode())} bytes; at most 65535 are allowed")
             row = None
@@ -154,7 +173,8 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                     fields.fault(f"{path}.metadata", "has more than 65536 bytes as JSON")
                 rows.append(row)
         fields.done()
-        return await self.store.upsert(tenant, request.collection, rows)
+        tenant = identity.current().tenant
+        return await self.store.upsert(tenant, request.collection, rows, f"{prefix}entities[0].vector")
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
         self._named(request.collection)
@@ -177,15 +197,26 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             fields.fault("filter", "ids and a filter exclude each other")
         size = fields.defaulted("page_size", request.page_size, 100, 1000)
         fields.done()
-        tenant, vectors = identity.current().tenant, request.include_vectors
-        if request.ids:
-            rows = await self.store.get(tenant, request.collection, list(dict.fromkeys(request.ids)), vectors=vectors)
-            return pb.GetResponse(entities=map(from_row, rows))
-        expression, after = compile_filter(request.filter), place_of(request.page_token)
-        rows, more = await self.store.page(tenant, request.collection, expression, after, size, vectors=vectors)
-        return pb.GetResponse(
-            entities=map(from_row, rows), next_page_token=token_of(rows[-1]["id"]) if more and rows else ""
-        )
+        tenant, ids = identity.current().tenant, list(dict.fromkeys(request.ids))
+        response, room = pb.GetResponse(), ANSWER_BYTES
+        if not request.ids:
+            expression, after = compile_filter(request.filter), place_of(request.page_token)
+            ids = await self.store.ids_after(tenant, request.collection, expression, after, size + 1)
+            if len(ids) > size:
+                ids.pop()
+                response.next_page_token = token_of(ids[-1])
+        found = self.store.get(tenant, request.collection, ids, vectors=request.include_vectors)
+        async with aclosing(found) as rows:
+            async for row in rows:
+                entity = from_row(row)
+                room -= entity.ByteSize()
+                if room < 0 and request.ids:
+                    raise too_large("ids", "fewer ids")
+                if room < 0 and response.entities:
+                    response.next_page_token = token_of(response.entities[-1].id)
+                    break
+                response.entities.append(entity)
+        return response
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
@@ -194,12 +225,12 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             )
         self._named(request.collection)
         expression = compile_filter(request.filter)
-        tenant = identity.current().tenant
-        dimension = await self.store.dimension(tenant, request.collection)
+        faults = await self._vector_faults(request.collection, [vector.values for vector in request.vectors])
         fields = Fields()
         fields.size("vectors", request.vectors, most=64)
-        for i, vector in enumerate(request.vectors):
-            check_vector(fields, f"vectors[{i}].values", vector.values, dimension)
+        for i, fault in enumerate(faults):
+            if fault is not None:
+                fields.fault(f"vectors[{i}].values{fault[0]}", fault[1])
         if request.texts:
             fields.fault("texts", "belong to BM25 and HYBRID; a DENSE search takes vectors")
         limit = fields.defaulted("limit", request.limit, 10, 1000)
@@ -207,20 +238,52 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         if threshold is not None:
             fields.number("score_threshold", threshold, -FLOAT_MAX, FLOAT_MAX)
         fields.done()
-        metric = (await self.store.describe(tenant, request.collection)).metric if threshold is not None else ""
+        tenant, metric = identity.current().tenant, ""
+        if threshold is not None:
+            metric = (await self.store.shape(tenant, request.collection, anew=True)).metric
         found = await self.store.search(
             tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
             include_vectors=request.include_vectors,
         )  # fmt: skip
-        response = pb.SearchResponse()
+        response, room = pb.SearchResponse(), ANSWER_BYTES
+        unread: dict[str, list[pb.SearchHit]] = {}
         for hits in found:
             result = response.results.add()
             for hit in hits:
                 score = float(hit["distance"])
                 if threshold is not None and (score > threshold if metric == "L2" else score < threshold):
                     continue
-                result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
+                one = result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
+                room -= one.ByteSize()
+                if "text" not in hit["entity"]:
+                    unread.setdefault(hit["id"], []).append(one)
+        async with aclosing(
+            self.store.get(tenant, request.collection, list(unread), vectors=request.include_vectors)
+        ) as rows:
+            async for row in rows:
+                entity = from_row(row)
+                for one in unread.pop(row["id"]):
+                    room -= entity.ByteSize()
+                    if room >= 0:
+                        one.entity.CopyFrom(entity)
+        if room < 0:
+            raise too_large("limit", "fewer hits, or with fewer vectors")
+        if unread:  # deleted since they were found
+            for result in response.results:
+                there = [one for one in result.hits if one.entity.id not in unread]
+                del result.hits[:]
+                result.hits.extend(there)
         return response
+
+    async def _vector_faults(self, collection: str, vectors: Sequence[Sequence[float]]) -> list[tuple[str, str] | None]:
+        """What is wrong with each vector; the collection may have been replaced since it was last seen."""
+        faults: list[tuple[str, str] | None] = []
+        for anew in (False, True):
+            shape = await self.store.shape(identity.current().tenant, collection, anew=anew)
+            faults = [vector_fault(vector, shape) for vector in vectors]
+            if not any(faults):
+                break
+        return faults
 
     @staticmethod
     def _named(name: str, field: str = "collection") -> None:

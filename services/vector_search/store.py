@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,9 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from services.runtime import tracing
-from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable
+from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable, invalid
 from services.runtime.metrics import VectorSearch
+from services.vector_search.filters import literal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,16 +36,25 @@ RETRY_SECONDS, RESTART_SECONDS = 0.5, 60.0
 REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"}
 # Milvus answers at most this many rows of a query.
 MOST_ROWS = 16_384
+# What one query may bring, and the largest row without its vector: id, text and metadata.
+BLOCK_BYTES, ROW_BYTES = 16 * 2**20, 256 + 2 * 2**16
 # pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
 CONNECT_FAILED, NOT_FOUND, NOT_LOADED = 2, 100, 101
 PROPERTY = "genmesh.description"
 
 
 @dataclass(frozen=True)
-class CollectionInfo:
-    name: str
+class Shape:
+    """What a collection's vectors are."""
+
     dimension: int
     metric: str  # Milvus' name: COSINE, IP or L2
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    name: str
+    shape: Shape
     description: str
     count: int
 
@@ -60,7 +70,7 @@ class Store:
         self._probing_since = 0.0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._client: MilvusClient | None = None
-        self._dimensions: dict[str, int] = {}
+        self._shapes: dict[str, Shape] = {}
         self._dirty: dict[str, float] = {}
         self._connecting = asyncio.Lock()
 
@@ -132,7 +142,7 @@ class Store:
                 return await loop.run_in_executor(self._pool, work, client)
         except MilvusException as failure:
             if failure.code == NOT_FOUND:
-                self._dimensions.pop(name, None)
+                self._shapes.pop(name, None)
                 raise _no_collection() from None
             # One that was loaded and is not is one that restarted in between, or that others see otherwise.
             if isinstance(failure.code, grpc.StatusCode) or failure.code in (CONNECT_FAILED, NOT_LOADED):
@@ -208,26 +218,45 @@ class Store:
                 reason="COLLECTION_EXISTS",
                 metadata={"collection": name},
             )
-        self._dimensions[physical] = dimension
+        self._shapes[physical] = Shape(dimension, metric)
 
     async def describe(self, tenant: str, name: str) -> CollectionInfo:
         physical = self.physical(tenant, name)
 
         def work(client: MilvusClient) -> CollectionInfo:
             found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
-            vector = next(f for f in found["fields"] if f["name"] == "vector")
-            metric = client.describe_index(physical, "vector")["metric_type"]
             counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=CALL_TIMEOUT_SECONDS)
             description = (found.get("properties") or {}).get(PROPERTY, "")
-            return CollectionInfo(name, int(vector["params"]["dim"]), metric, description, int(counted[0]["count(*)"]))
+            return CollectionInfo(name, _shape(client, physical, found), description, int(counted[0]["count(*)"]))
 
         found = await self._call("describe", physical, work)
-        self._dimensions[physical] = found.dimension
+        self._shapes[physical] = found.shape
         return found
 
-    async def dimension(self, tenant: str, name: str) -> int:
-        known = self._dimensions.get(self.physical(tenant, name))
-        return known if known is not None else (await self.describe(tenant, name)).dimension
+    async def shape(self, tenant: str, name: str, *, anew: bool = False) -> Shape:
+        """What a collection's vectors are. What is known may be old: another replica may have replaced the collection."""
+        physical = self.physical(tenant, name)
+        known = None if anew else self._shapes.get(physical)
+        return known or await self._ask_shape(physical)
+
+    async def _ask_shape(self, physical: str) -> Shape:
+        def work(client: MilvusClient) -> Shape:
+            return _shape(client, physical, client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS))
+
+        found = self._shapes[physical] = await self._call("describe", physical, work)
+        return found
+
+    async def _with_vectors(
+        self, operation: str, physical: str, field: str, length: int, work: Callable[[MilvusClient], T]
+    ) -> T:
+        """A call with vectors; ``field`` is the first of them."""
+        try:
+            return await self._call(operation, physical, work)
+        except Internal:
+            wanted = (await self._ask_shape(physical)).dimension
+            if wanted == length:
+                raise
+            raise invalid(field, f"has {length} values; the collection's vectors have {wanted}") from None
 
     async def names(self, tenant: str) -> list[str]:
         found = await self._call("list", "", lambda client: client.list_collections(timeout=CALL_TIMEOUT_SECONDS))
@@ -244,61 +273,74 @@ class Store:
 
         if not await self._call("drop", physical, work):
             raise _no_collection()
-        self._dimensions.pop(physical, None)
+        self._shapes.pop(physical, None)
         self._dirty.pop(physical, None)
 
     # Entities
 
-    async def upsert(self, tenant: str, name: str, rows: list[dict[str, Any]]) -> int:
+    async def upsert(self, tenant: str, name: str, rows: list[dict[str, Any]], field: str) -> int:
+        """``field``: the first row's vector."""
         physical = self.physical(tenant, name)
-        await self._call("upsert", physical, lambda c: c.upsert(physical, rows, timeout=CALL_TIMEOUT_SECONDS))
+        await self._with_vectors(
+            "upsert", physical, field, len(rows[0]["vector"]),
+            lambda c: c.upsert(physical, rows, timeout=CALL_TIMEOUT_SECONDS),
+        )  # fmt: skip
         self._dirty[physical] = time.monotonic()
         self.metrics.upserted.inc(len(rows))
         return len(rows)
 
     async def _ids(self, physical: str, expression: str) -> list[str]:
-        """Ids that an expression selects, ascending, at most MOST_ROWS."""
-        rows = await self._call(
-            "query", physical,
-            lambda c: c.query(
-                physical, filter=expression or 'id > ""', output_fields=["id"], limit=MOST_ROWS, timeout=CALL_TIMEOUT_SECONDS
-            ),
-        )  # fmt: skip
-        return sorted(row["id"] for row in rows)
+        """Ids that an expression selects, at most MOST_ROWS."""
+        rows = await self._query(physical, expression, ["id"], limit=MOST_ROWS)
+        return [row["id"] for row in rows]
 
-    async def _read(self, physical: str, ids: Sequence[str], *, vectors: bool) -> dict[str, dict[str, Any]]:
-        fields = ["id", "text", "metadata", *(["vector"] if vectors else [])]
-        rows = await self._call(
+    async def _query(self, physical: str, expression: str, fields: list[str], **more: Any) -> list[dict[str, Any]]:
+        return await self._call(
             "query",
             physical,
-            lambda c: c.query(physical, ids=list(ids), output_fields=fields, timeout=CALL_TIMEOUT_SECONDS),
+            lambda c: list(
+                c.query(physical, filter=expression, output_fields=fields, timeout=CALL_TIMEOUT_SECONDS, **more)
+            ),
         )
-        return {row["id"]: row for row in rows}
 
-    async def get(self, tenant: str, name: str, ids: Sequence[str], *, vectors: bool) -> list[dict[str, Any]]:
-        """The rows of ids that are there, in the order of ``ids``."""
-        found = await self._read(self.physical(tenant, name), ids, vectors=vectors)
-        return [found[i] for i in ids if i in found]
+    @staticmethod
+    def _fields(vectors: bool) -> list[str]:
+        return ["id", "text", "metadata", *(["vector"] if vectors else [])]
 
-    async def page(
-        self, tenant: str, name: str, expression: str, after: str, size: int, *, vectors: bool
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """Up to ``size`` rows by id, after an id, and whether there are more."""
-        physical = self.physical(tenant, name)
-        place = f"id > {_quoted(after)}"
-        ids = await self._ids(physical, f"{place} and {expression}" if expression else place)
-        chosen = ids[:size]
-        found = await self._read(physical, chosen, vectors=vectors) if chosen else {}
-        return [found[i] for i in chosen if i in found], len(ids) > size
+    async def get(
+        self, tenant: str, name: str, ids: Sequence[str], *, vectors: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The rows of ids that are there, in the order of ``ids``; read in blocks, so that little is held at once."""
+        physical, step = self.physical(tenant, name), await self._block(tenant, name, vectors=vectors)
+        for start in range(0, len(ids), step):
+            block = ids[start : start + step]
+            rows = await self._query(physical, _among(block), self._fields(vectors))
+            found = {row["id"]: row for row in rows}
+            for known in block:
+                if known in found:
+                    yield found[known]
+
+    async def ids_after(self, tenant: str, name: str, expression: str, after: str, most: int) -> list[str]:
+        """Up to ``most`` ids that an expression selects, ascending, after an id."""
+        place = f"id > {literal(after)}"
+        # As an iterator's: ordered by id. Without, a limit takes any rows.
+        rows = await self._query(
+            self.physical(tenant, name), f"{place} and {expression}" if expression else place, ["id"],
+            limit=most, iterator="True", reduce_stop_for_best=True,
+        )  # fmt: skip
+        return [row["id"] for row in rows]
+
+    async def _block(self, tenant: str, name: str, *, vectors: bool) -> int:
+        """How many rows fit into BLOCK_BYTES, however large they are."""
+        dimension = (await self.shape(tenant, name)).dimension if vectors else 0
+        return max(1, BLOCK_BYTES // (ROW_BYTES + 4 * dimension))
 
     async def delete(self, tenant: str, name: str, ids: Sequence[str], expression: str) -> int:
         """Delete by ids or by an expression; how many there were."""
         physical = self.physical(tenant, name)
         total = 0
         while True:
-            there = (
-                list(await self._read(physical, ids, vectors=False)) if ids else await self._ids(physical, expression)
-            )
+            there = await self._ids(physical, _among(ids) if ids else expression)
             if there:
                 await self._call("delete", physical, partial(self._delete_ids, physical, there))
             total += len(there)
@@ -309,13 +351,16 @@ class Store:
     async def search(
         self, tenant: str, name: str, vectors: list[list[float]], expression: str, limit: int, *, include_vectors: bool
     ) -> list[list[dict[str, Any]]]:
+        """For each vector its hits, ``id``, ``distance`` and ``entity``; without the entity where those of all hits may be
+        more than BLOCK_BYTES."""
         physical = self.physical(tenant, name)
         self.metrics.queries.inc(len(vectors))
-        fields = ["id", "text", "metadata", *(["vector"] if include_vectors else [])]
-        found = await self._call(
-            "search", physical,
+        small = len(vectors) * limit <= await self._block(tenant, name, vectors=include_vectors)
+        found = await self._with_vectors(
+            "search", physical, "vectors[0].values", len(vectors[0]),
             lambda c: c.search(
-                physical, vectors, anns_field="vector", filter=expression, limit=limit, output_fields=fields,
+                physical, vectors, anns_field="vector", filter=expression, limit=limit,
+                output_fields=self._fields(include_vectors) if small else [],
                 search_params={"params": {"ef": max(64, limit)}}, timeout=CALL_TIMEOUT_SECONDS,
             ),
         )  # fmt: skip
@@ -323,7 +368,7 @@ class Store:
 
     @staticmethod
     def _delete_ids(physical: str, ids: list[str], client: MilvusClient) -> None:
-        client.delete(physical, ids=ids, timeout=CALL_TIMEOUT_SECONDS)
+        client.delete(physical, filter=_among(ids), timeout=CALL_TIMEOUT_SECONDS)
 
     @staticmethod
     def _flush(physical: str, client: MilvusClient) -> None:
@@ -343,8 +388,15 @@ class Store:
                     log.warning("flush failed: %s", failure)
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _shape(client: MilvusClient, physical: str, described: dict[str, Any]) -> Shape:
+    dimension = next(f for f in described["fields"] if f["name"] == "vector")["params"]["dim"]
+    index = client.describe_index(physical, "vector", timeout=CALL_TIMEOUT_SECONDS)
+    return Shape(int(dimension), index["metric_type"])
+
+
+def _among(ids: Sequence[str]) -> str:
+    """The expression that selects these ids. pymilvus' own, for ``ids=``, pastes them between quotes as they are."""
+    return f"id in [{', '.join(map(literal, ids))}]"
 
 
 def _unavailable() -> Unavailable:

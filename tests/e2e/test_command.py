@@ -51,6 +51,23 @@ def test_ask_prints_the_answer_with_its_source(run, ingested) -> None:
     assert "do not answer" in run("ask", "Who painted the ceiling?", "-c", "port")
 
 
+def test_files_of_one_name_in_two_folders_are_two_documents(run, client: Client) -> None:
+    for folder, text in (("a", "Alpha costs 10 crowns."), ("b", "Beta costs 20 crowns.")):
+        (run.folder / "twice" / folder).mkdir(parents=True)
+        (run.folder / "twice" / folder / "What's new.md").write_text("\ufeff" + text, encoding="utf-8")
+    assert "2 documents, 2 passages" in run("ingest", "twice", "-c", "twice")
+    assert "2 documents, 2 passages" in run("ingest", "twice", "-c", "twice")
+    for name, document in (("Alpha", "a/What's new.md"), ("Beta", "b/What's new.md")):
+        printed = run("search", f"What does {name} cost?", "-c", "twice", "--json")
+        found = json.loads(printed)["passages"]
+        assert found[0]["document_id"] == document
+        assert found[0]["text"].startswith(name)
+        assert len(found) == 2
+    printed = run("ingest", "twice/a/What's new.md", "twice/b/What's new.md", "-c", "twice", fails=True)
+    assert "would both be the document" in " ".join(printed.replace("│", " ").split())
+    client.vector_search.DeleteCollection({"collection": "twice"})
+
+
 def test_search_embed_tokens_models_status(run, ingested) -> None:
     assert "80 kilograms" in run("search", "How heavy is the anchor?", "-c", "port")
     assert "384 values" in run("embed", "a text")

@@ -128,6 +128,29 @@ def test_a_document_is_replaced_and_deleted(client: Client, collection: str) -> 
     assert failure.value.reason == "DOCUMENT_NOT_FOUND"
 
 
+def test_documents_whose_ids_are_no_plain_words_are_kept_apart(client: Client, collection: str) -> None:
+    ids = [
+        "What's new.md",
+        "Whats new.md",
+        'a "b" c.md',
+        "a\\b.md",
+        "a\\\\b.md",
+        "x'] or id not in ['",
+        '" OR n > 0',
+        "日本 é.md",
+    ]
+    for version in (5, 7):
+        ingest(client, collection, *({"id": i, "text": f"The rate is {version} percent."} for i in ids))
+    passages = client.rag.Retrieve({"collection": collection, "question": "What is the rate?", "top_k": 20}).passages
+    assert sorted(p.document_id for p in passages) == sorted(ids)
+    assert all("7 percent" in p.text for p in passages)
+    for number, document in enumerate(ids, 1):
+        gone = client.rag.DeleteDocument({"collection": collection, "document_id": document})
+        assert gone.deleted_passages == 1
+        left = client.vector_search.GetCollection({"collection": collection}).collection.entity_count
+        assert left == len(ids) - number
+
+
 def test_a_bad_document_fails_alone(client: Client, collection: str) -> None:
     results = ingest(
         client, collection,

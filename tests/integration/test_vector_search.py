@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import secrets
+from collections.abc import Iterator
 
 import pytest
 from genmesh import Client
 from genmesh.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from genmesh.v1 import vector_search_pb2 as pb
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from services.runtime.metrics import VectorSearch
+from services.vector_search.store import Store
 
 
 def entity(i: int, **metadata: object) -> dict:
@@ -85,14 +94,6 @@ def test_filters(client: Client, filled: str, where: str, ids: list[str]) -> Non
     assert [e.id for e in client.vector_search.Get({"collection": filled, "filter": where}).entities] == ids
 
 
-def test_a_filter_value_may_hold_anything(client: Client, filled: str) -> None:
-    tricky = 'quote " backslash \\ and id > "" 日本'
-    client.vector_search.Upsert({"collection": filled, "entities": [entity(1, note=tricky)]})
-    import json
-
-    assert found(search(client, filled, filter=f"note = {json.dumps(tricky, ensure_ascii=False)}")) == ["e01"]
-
-
 @pytest.mark.parametrize(
     "where", ["n =", "n = = 3", "(n = 1", "n = 1 OR", 'n = "open', "1 = n", "n LIKE 3", "n = 1; drop"]
 )
@@ -115,14 +116,148 @@ def test_upsert_replaces_and_delete_deletes(client: Client, filled: str) -> None
 
 
 def test_pages_are_whole_and_without_repeats(client: Client, filled: str) -> None:
-    seen, token = [], ""
+    assert pages(client, filled, 7) == [f"e{i:02}" for i in range(20)]
+
+
+# Texts that would end a string of an expression, or begin something else in one.
+TRICKY = [
+    "it's", 'say "no"', "back\\slash", "\\", "'", '"', "two\nlines", "\r\n", "\ttab", "\x00", "\x7f\x85\u2028",
+    "x'] or id not in ['", 'x"] or id not in ["', "x\\'] or id != '", '") or (id > "', "%", "{a}", "日本語", "🜂 e\u0301", " a ",
+]  # fmt: skip
+texts = st.sampled_from(TRICKY) | st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def scratch(running) -> Iterator[str]:
+    """A collection that examples of one test fill and empty."""
+    name = "scratch-" + secrets.token_hex(4)
+    with running.client() as client:
+        client.vector_search.CreateCollection({"collection": {"name": name, "dimension": 2}})
+        yield name
+        client.vector_search.DeleteCollection({"collection": name})
+
+
+def pages(client: Client, name: str, size: int, where: str = "") -> list[str]:
+    """The ids of all pages, as they come."""
+    seen: list[str] = []
+    token = ""
     while True:
-        page = client.vector_search.Get({"collection": filled, "page_size": 7, "page_token": token})
+        asked = {"collection": name, "page_size": size, "page_token": token, "filter": where}
+        page = client.vector_search.Get(asked)
         seen += [e.id for e in page.entities]
         token = page.next_page_token
         if not token:
-            break
-    assert seen == [f"e{i:02}" for i in range(20)]
+            return seen
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(texts, min_size=2, max_size=8, unique=True))
+@example(TRICKY)
+def test_what_was_stored_is_returned_and_nothing_else_changes(client: Client, scratch: str, ids: list[str]) -> None:
+    rows = [{"id": i, "vector": [1, n], "text": i, "metadata": {"note": i, "n": n}} for n, i in enumerate(ids)]
+    client.vector_search.Upsert({"collection": scratch, "entities": rows})
+    got = client.vector_search.Get({"collection": scratch, "ids": [*ids, ids[0] + "#absent"], "include_vectors": True})
+    assert [(e.id, e.text, e.metadata["note"], list(e.vector)) for e in got.entities] == [
+        (i, i, i, [1, n]) for n, i in enumerate(ids)
+    ]
+    assert pages(client, scratch, 3) == sorted(ids)
+
+    def where(text: str) -> str:
+        return f"note = {json.dumps(text, ensure_ascii=False)}"
+
+    for text in ids:
+        assert pages(client, scratch, 3, where(text)) == [text]
+    client.vector_search.Upsert({"collection": scratch, "entities": [rows[0] | {"text": "anew"}]})
+    assert (
+        client.vector_search.Delete({"collection": scratch, "ids": [ids[-1], ids[-1] + "#absent"]}).deleted_count == 1
+    )
+    assert client.vector_search.Delete({"collection": scratch, "filter": where(ids[0] + "#absent")}).deleted_count == 0
+    left = client.vector_search.Get({"collection": scratch, "ids": ids}).entities
+    assert [(e.id, e.text) for e in left] == [(ids[0], "anew"), *((i, i) for i in ids[1:-1])]
+    assert client.vector_search.Delete({"collection": scratch, "filter": where(ids[0])}).deleted_count == 1
+    assert pages(client, scratch, 3) == sorted(ids[1:-1])
+    assert client.vector_search.Delete({"collection": scratch, "filter": "n >= 0"}).deleted_count == len(ids) - 2
+
+
+def test_an_id_selects_no_other(client: Client, filled: str) -> None:
+    for asked in ("x'] or id not in ['", 'x"] or id not in ["', "e00' or id != '"):
+        assert not client.vector_search.Get({"collection": filled, "ids": [asked]}).entities
+        assert client.vector_search.Delete({"collection": filled, "ids": [asked]}).deleted_count == 0
+    assert client.vector_search.GetCollection({"collection": filled}).collection.entity_count == 20
+
+
+def test_pages_of_more_rows_than_one_answer_holds(client: Client, collection: str) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    ids = [f"{i:06}" for i in range(20_000)]
+    for start in range(20_000, 0, -1000):
+        batch = [{"id": i, "vector": [1, 0], "metadata": {"odd": int(i) % 2}} for i in ids[start - 1000 : start]]
+        client.vector_search.Upsert({"collection": collection, "entities": batch[::-1]})
+    assert pages(client, collection, 1000) == ids
+    assert pages(client, collection, 1000, "odd = 1") == ids[1::2]
+    assert client.vector_search.Delete({"collection": collection, "filter": "odd = 1"}).deleted_count == 10_000
+    assert pages(client, collection, 1000) == ids[::2]
+
+
+def test_an_answer_is_bounded(client: Client, collection: str) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    ids = [f"{i:04}" for i in range(600)]
+    for start in range(0, len(ids), 100):
+        rows = [
+            {"id": i, "vector": [1, 0], "text": i * 15_000, "metadata": {"n": int(i)}} for i in ids[start : start + 100]
+        ]
+        client.vector_search.Upsert({"collection": collection, "entities": rows})
+    page = client.vector_search.Get({"collection": collection, "page_size": 1000})
+    assert 200 < len(page.entities) < 300
+    assert page.ByteSize() < 2**24 + 2**17
+    assert pages(client, collection, 1000) == ids
+    got = client.vector_search.Get({"collection": collection, "ids": ids[:200]})
+    assert [(e.id, len(e.text)) for e in got.entities] == [(i, 60_000) for i in ids[:200]]
+    with pytest.raises(InvalidArgument) as failure:
+        client.vector_search.Get({"collection": collection, "ids": ids[:300]})
+    assert (failure.value.reason, failure.value.field_violations[0].field) == ("ANSWER_TOO_LARGE", "ids")
+    found = client.vector_search.Search({"collection": collection, "vectors": [{"values": [1, 0]}], "limit": 200})
+    assert all(len(hit.entity.text) == 60_000 for hit in found.results[0].hits)
+    assert len(found.results[0].hits) == 200
+    with pytest.raises(InvalidArgument) as failure:
+        client.vector_search.Search({"collection": collection, "vectors": [{"values": [1, 0]}] * 3, "limit": 200})
+    assert (failure.value.reason, failure.value.field_violations[0].field) == ("ANSWER_TOO_LARGE", "limit")
+    few = {"collection": collection, "vectors": [{"values": [1, 0]}] * 3, "limit": 200, "filter": "n < 50"}
+    for result in client.vector_search.Search(few).results:
+        assert sorted((hit.entity.id, len(hit.entity.text)) for hit in result.hits) == [(i, 60_000) for i in ids[:50]]
+
+
+async def test_a_collection_that_another_replica_replaced(running, client: Client, collection: str) -> None:
+    other = Store(
+        f"http://127.0.0.1:{running.cluster.ports['milvus']}", "", VectorSearch("vector_search", CollectorRegistry()), 1
+    )
+
+    async def replace(dimension: int) -> None:
+        await other.drop("alpha", collection)
+        await other.create("alpha", collection, dimension, "COSINE", "")
+
+    def upsert(*vector: float) -> int:
+        entity = {"id": "a", "vector": vector}
+        return client.vector_search.Upsert({"collection": collection, "entities": [entity]}).upserted_count
+
+    def find(*vector: float) -> list[str]:
+        return found(client.vector_search.Search({"collection": collection, "vectors": [{"values": vector}]}))
+
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    assert upsert(1, 0) == 1
+    await replace(3)
+    assert upsert(1, 0, 0) == 1
+    assert find(1, 0, 0) == ["a"]
+    await replace(2)
+    for call, field in ((upsert, "entities[0].vector"), (find, "vectors[0].values")):
+        with pytest.raises(InvalidArgument) as failure:
+            call(1, 0, 0)
+        assert failure.value.field_violations[0].field == field
+    assert upsert(1, 0) == 1
+    await replace(3)
+    await other.upsert("alpha", collection, [{"id": "a", "vector": [1, 0, 0], "text": "", "metadata": {}}], "")
+    with pytest.raises(InvalidArgument):
+        find(1, 0)
+    await other.close()
 
 
 def test_upsert_stream(client: Client, collection: str) -> None:
@@ -138,6 +273,49 @@ def test_euclidean_and_inner_product(client: Client, collection: str) -> None:
     client.vector_search.Upsert({"collection": collection, "entities": [{"id": "a", "vector": [3, 4]}]})
     response = client.vector_search.Search({"collection": collection, "vectors": [{"values": [0, 0]}]})
     assert math.isclose(response.results[0].hits[0].score, 25, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("vector", "fault"),
+    [
+        ([0, 0], "has the length 0; a cosine needs at least 1e-18"),
+        ([1e-30, 0], "has the length 1e-30; a cosine needs at least 1e-18"),
+        ([1e20, 0], "has the length 1e+20; at most 1e+18 is allowed"),
+        ([3e38, 3e38], "has the length 4.243e+38; at most 1e+18 is allowed"),
+        ([], "has 0 values; the collection's vectors have 2"),
+    ],
+)
+def test_vectors_whose_scores_would_mean_nothing(
+    client: Client, collection: str, vector: list[float], fault: str
+) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    entities = [{"id": "good", "vector": [1e17, 0]}, {"id": "bad", "vector": vector}]
+    with pytest.raises(InvalidArgument) as failure:
+        client.vector_search.Upsert({"collection": collection, "entities": entities})
+    assert [(v.field, v.description) for v in failure.value.field_violations] == [("entities[1].vector", fault)]
+    with pytest.raises(InvalidArgument) as failure:
+        client.vector_search.Search({"collection": collection, "vectors": [{"values": vector}]})
+    assert [v.field for v in failure.value.field_violations] == ["vectors[0].values"]
+    client.vector_search.Upsert(
+        {"collection": collection, "entities": [entities[0], {"id": "small", "vector": [0, 1e-17]}]}
+    )
+    hits = (
+        client.vector_search.Search({"collection": collection, "vectors": [{"values": [1e-17, 1e-17]}]}).results[0].hits
+    )
+    assert {hit.entity.id: pytest.approx(hit.score, abs=1e-3) for hit in hits} == {"good": 0.5**0.5, "small": 0.5**0.5}
+
+
+def test_a_value_that_is_no_number(running, client: Client, collection: str) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    for value in (math.nan, math.inf):
+        request = pb.UpsertRequest(collection=collection, entities=[pb.Entity(id="x", vector=[0, value])])
+        with pytest.raises(InvalidArgument) as failure:
+            client.vector_search.Upsert(request)
+        (violation,) = failure.value.field_violations
+        assert (violation.field, violation.description) == (
+            "entities[0].vector[1]",
+            f"is {value}; values must be finite",
+        )
 
 
 def test_tenants_do_not_see_each_other(running, client: Client, filled: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from deploy.local.ports import Ports
+from tests.figures import Figure
 from tests.metrics import scrape
 from tests.waiting import LIMIT_SECONDS, until
 
@@ -101,6 +103,59 @@ def upsert_at_once(running: Running) -> None:
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(write, range(CLIENTS)))
+
+
+def test_pages_are_whole_and_in_order_whatever_changes_between_them(running: Running) -> None:
+    def write(*ids: str) -> None:
+        running.client.upsert(running.collection, [{"id": i, "vector": vector()} for i in ids])
+
+    ids = [f"{number:05}" for number in range(3000)]
+    shuffled = random.Random(1).sample(ids, len(ids))
+    for start in range(0, len(ids), 500):
+        write(*shuffled[start : start + 500])
+    seen: list[str] = []
+    gone, added = set(), []
+    while True:
+        after = seen[-1] if seen else ""
+        page = running.client.query(
+            running.collection, filter=f'id > "{after}"', output_fields=["id"], limit=400, iterator="True"
+        )
+        if not page:
+            break
+        seen += [row["id"] for row in page]
+        number = int(seen[-1][:5])
+        write(f"{number - 10:05}-behind", f"{number - 20:05}", *added[-1:])
+        if number + 10 < len(ids):
+            added.append(f"{number + 5:05}-ahead")
+            gone.add(f"{number + 7:05}")
+            write(added[-1])
+            running.client.delete(running.collection, filter=f'id in ["{number + 7:05}"]')
+        if len(seen) > 1000:
+            running.client.flush(running.collection, timeout=60)
+    assert seen == sorted({*ids, *added} - gone)
+
+
+@pytest.mark.nightly
+def test_a_page_costs_the_same_in_a_large_collection(running: Running, figure: Figure) -> None:
+    def seconds() -> float:
+        """Of a page of 100 in the middle, the least of ten."""
+        found = []
+        for _ in range(10):
+            begun = time.monotonic()
+            running.client.query(
+                running.collection, filter='id > "0005"', output_fields=["id"], limit=100, iterator="True"
+            )
+            found.append(time.monotonic() - begun)
+        return min(found)
+
+    taken = {}
+    for size in (1_000, 50_000):
+        for start in range(running.count(), size, 1000):
+            rows = [{"id": f"{number:06}", "vector": vector()} for number in range(start, start + 1000)]
+            running.client.upsert(running.collection, rows, timeout=60)
+        taken[size] = seconds()
+        figure(f"vector store: a page of 100 of {size} rows", 1000 * taken[size], "ms")
+    assert taken[50_000] < 5 * taken[1_000]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

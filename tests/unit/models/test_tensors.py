@@ -92,7 +92,7 @@ def test_work_that_fails_is_done_for_each_alone(tensors: Any) -> None:
 
 
 def test_a_client_that_left_is_computed_nothing_more(tensors: Any) -> None:
-    staying, leaving = Request(b"a", b"bb"), Request(*[b"x"] * 9, leaves_at=3)
+    staying, leaving = Request(b"a", b"bb"), Request(*[b"x"] * 9, leaves_at=4)
     seen: list[int] = []
 
     def work(items: Sequence[str], owners: Sequence[int], wanted: Callable[[int], bool]) -> list[int]:
@@ -109,6 +109,12 @@ def test_a_client_that_left_is_computed_nothing_more(tensors: Any) -> None:
     assert kept == [1, 2]
     assert left.code == TritonError.CANCELLED
     assert seen == [0, 0, 1, 1]
+
+
+def test_a_client_that_left_before_is_not_even_read(tensors: Any) -> None:
+    kept, left = lengths(tensors, [Request(b"a"), Request(b"\xff", leaves_at=1)])
+    assert kept == [1]
+    assert left.code == TritonError.CANCELLED
 
 
 def test_a_response_that_cannot_be_made_fails_alone(tensors: Any) -> None:
@@ -131,7 +137,7 @@ def test_pairs_are_scored_together_until_nobody_waits(tensors: Any) -> None:
     def score(items: Sequence[tuple[str, str]], owners: Sequence[int], wanted: Callable[[int], bool]) -> np.ndarray:
         return np.array([len(passage) for _, passage in items if wanted(0)], np.float32)
 
-    answers = tensors.ranked([pairs(b"q", b"a", b"bb"), pairs(b"r", b"ccc", leaves_at=1)], score)
+    answers = tensors.ranked([pairs(b"q", b"a", b"bb"), pairs(b"r", b"ccc", leaves_at=2)], score)
     found = [answer.outputs[0].array.tolist() for answer in answers]
     assert found == [[[1], [2]], [[3]]]  # one whose client left was computed with the other
 
@@ -143,6 +149,6 @@ def test_pairs_are_scored_together_until_nobody_waits(tensors: Any) -> None:
             calls.append(index)
         return np.zeros(len(items), np.float32)
 
-    gone = tensors.ranked([pairs(b"q", b"a", leaves_at=4), pairs(b"r", b"b", leaves_at=1)], counted)
+    gone = tensors.ranked([pairs(b"q", b"a", leaves_at=4), pairs(b"r", b"b", leaves_at=2)], counted)
     assert [answer.error.code for answer in gone] == [TritonError.CANCELLED] * 2
-    assert calls == [0, 1, 2]
+    assert calls == [0, 1]

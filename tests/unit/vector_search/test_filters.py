@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from milvus_lite.search.filter import parse_expr
 
 from services.runtime.errors import InvalidArgument
-from services.vector_search.filters import MOST_CHARACTERS, MOST_DEPTH, compile_filter
+from services.vector_search.filters import MOST_CHARACTERS, MOST_DEPTH, compile_filter, literal
 
 OPERATORS = {
     "=": operator.eq,
@@ -193,11 +194,23 @@ def test_a_value_stays_one_value(value: str) -> None:
     assert_harmless(expression)
 
 
-@pytest.mark.parametrize("value", ["\x00", "\x1f", "\b", "\ud800"])
-def test_a_value_that_milvus_cannot_hold_is_refused(value: str) -> None:
+def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(InvalidArgument) as failure:
-        compile_filter(f"a = {json.dumps(value)}")
+        compile_filter(f"a = {json.dumps(chr(0xD800))}")
     assert failure.value.reason == "INVALID_FILTER"
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\"'\\\n\r\t\0"), max_size=12), min_size=1
+    )
+)
+def test_the_store_reads_a_literal_as_the_text_that_it_was_made_of(texts: list[str]) -> None:
+    read = parse_expr(f"id in [{', '.join(map(literal, texts))}]")
+    assert [element.value for element in read.values.elements] == texts
+    (text, *_) = texts
+    compared = parse_expr(compile_filter(f"a = {json.dumps(text)}"))
+    assert compared.right.value == text
 
 
 def test_an_escaped_quote_does_not_end_its_string() -> None:

@@ -56,6 +56,9 @@ def test_no_tenants_names_start_with_anothers_prefix(one: str, two: str) -> None
     assert Store.physical(one, "other").startswith(prefix)
 
 
+ROW = {"vector": [1.0, 0.0]}
+
+
 class FaultyMilvus:
     """Milvus as far as these tests need it: it lists, or fails as told, first failure first."""
 
@@ -79,6 +82,12 @@ class FaultyMilvus:
 
     def load_collection(self, name: str, timeout: float) -> None:
         self.loaded.append(name)
+
+    def describe_collection(self, name: str, timeout: float) -> dict[str, Any]:
+        return {"fields": [{"name": "vector", "params": {"dim": 2}}]}
+
+    def describe_index(self, name: str, index: str, timeout: float) -> dict[str, Any]:
+        return {"metric_type": "COSINE"}
 
     def close(self) -> None:
         pass
@@ -114,13 +123,13 @@ async def test_failures_of_milvus_are_told_apart(
 ) -> None:
     store._client = FaultyMilvus(failures=failure if isinstance(failure, list) else [failure])  # type: ignore[assignment]
     with pytest.raises(GenmeshError) as caught:
-        await store.upsert("acme", "docs", [{}])
+        await store.upsert("acme", "docs", [ROW], "entities[0].vector")
     assert (caught.value.code.name, caught.value.reason) == (code, reason)
 
 
 async def test_a_collection_that_is_not_loaded_is_loaded_and_asked_again(store: Store) -> None:
     client = store._client = FaultyMilvus(failures=[MilvusException(101, "not loaded")])  # type: ignore[assignment]
-    assert await store.upsert("acme", "docs", [{}, {}]) == 2
+    assert await store.upsert("acme", "docs", [ROW, ROW], "entities[0].vector") == 2
     assert client.loaded == [Store.physical("acme", "docs")]
 
 
@@ -138,7 +147,7 @@ async def test_calls_wait_for_a_milvus_that_restarts(store: Store, monkeypatch: 
     monkeypatch.setattr("services.vector_search.store.RETRY_SECONDS", 0.01)
     store.patience = 60.0
     store._client = FaultyMilvus(failures=list(RESTARTS))  # type: ignore[assignment]
-    assert await store.upsert("acme", "docs", [{}]) == 1
+    assert await store.upsert("acme", "docs", [ROW], "entities[0].vector") == 1
 
 
 async def test_one_probe_asks_for_all_that_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +156,9 @@ async def test_one_probe_asks_for_all_that_wait(store: Store, monkeypatch: pytes
     store.patience = 60.0
     client = store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10)  # type: ignore[assignment]
     client.away = True
-    met = [asyncio.create_task(store.upsert("acme", "docs", [{}])) for _ in range(10)]
+    met = [asyncio.create_task(store.upsert("acme", "docs", [ROW], "entities[0].vector")) for _ in range(10)]
     await eventually(lambda: client.upserts == 10 and store._probing)
-    later = [asyncio.create_task(store.upsert("acme", "docs", [{}])) for _ in range(10)]
+    later = [asyncio.create_task(store.upsert("acme", "docs", [ROW], "entities[0].vector")) for _ in range(10)]
     await asyncio.sleep(0.01)
     assert client.upserts == 10
     client.away = False
@@ -165,7 +174,7 @@ async def test_one_that_has_been_away_for_long_is_not_waited_for(store: Store, m
     store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10_000)  # type: ignore[assignment]
     for _ in range(2):
         with pytest.raises(GenmeshError) as caught:
-            await store.upsert("acme", "docs", [{}])
+            await store.upsert("acme", "docs", [ROW], "entities[0].vector")
         assert caught.value.reason == "VECTOR_STORE_UNAVAILABLE"
 
 
@@ -173,7 +182,7 @@ async def test_they_do_not_wait_for_one_that_fails_while_it_is_there(store: Stor
     store.patience = 60.0
     store._client = FaultyMilvus(failures=[MilvusException(1100, "broken index")])  # type: ignore[assignment]
     with pytest.raises(GenmeshError, match="broken index"):
-        await store.upsert("acme", "docs", [{}])
+        await store.upsert("acme", "docs", [ROW], "entities[0].vector")
 
 
 async def test_patience_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,5 +190,5 @@ async def test_patience_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
     store.patience = 0.1
     store._client = FaultyMilvus(failures=[ConnectionRefusedError("no")] * 10_000)  # type: ignore[assignment]
     with pytest.raises(GenmeshError) as caught:
-        await store.upsert("acme", "docs", [{}])
+        await store.upsert("acme", "docs", [ROW], "entities[0].vector")
     assert caught.value.reason == "VECTOR_STORE_UNAVAILABLE"

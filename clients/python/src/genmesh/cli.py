@@ -189,14 +189,28 @@ def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
     )
 
 
-def _documents(paths: list[Path], collection: str) -> Iterator[dict[str, Any]]:
+def _files(paths: list[Path]) -> dict[str, Path]:
+    """Documents' ids and files: a file's name, or its path within the folder that was given."""
+    found: dict[str, Path] = {}
     for path in paths:
+        inside = sorted([*path.rglob("*.md"), *path.rglob("*.txt")]) if path.is_dir() else [path]
+        for file in inside:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            if found.setdefault(name, file) != file:
+                raise typer.BadParameter(
+                    f"{found[name]} and {file} would both be the document {name!r}; give a folder that has both in it"
+                )
+    return found
+
+
+def _documents(files: dict[str, Path], collection: str) -> Iterator[dict[str, Any]]:
+    for name, path in files.items():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as failure:
             err.print(f"[red]{escape(str(path))}: {escape(str(failure))}[/red]")
             continue
-        yield {"collection": collection, "document": {"id": path.name, "text": text, "metadata": {"source": path.name}}}
+        yield {"collection": collection, "document": {"id": name, "text": text, "metadata": {"source": name}}}
 
 
 @app.command()
@@ -206,8 +220,8 @@ def ingest(
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
-    """Take documents in."""
-    files = [f for p in paths for f in (sorted([*p.rglob("*.md"), *p.rglob("*.txt")]) if p.is_dir() else [p])]
+    """Take documents in; each replaces the one of the same id: a file's name, or its path within a folder that is given."""
+    files = _files(paths)
     if not files:
         raise typer.BadParameter("there are no .md or .txt files there")
     failed = passages = 0
