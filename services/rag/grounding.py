@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.rag.sentences import CITATION, STOP, content, split_sentences, stem, tokens, words
+from services.rag.words import CITATION, STOP, content, stem, tokens, words
+from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
 RELEVANCE_MARGIN = 0.08

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import grpc
 from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
-from services.rag.documents import Section, context_line, is_markdown, sections, title_of
+from services.rag.documents import Section, context_line, front_matter, is_markdown, sections, title_of
 from services.rag.upstream import Upstream
 from services.runtime.channels import onward
-from services.runtime.errors import AlreadyExists, GenmeshError, NotFound, calling
+from services.runtime.errors import AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling
 from services.runtime.metrics import Rag
 
-MOST_CHARACTERS = 5_000_000
+log = logging.getLogger(__name__)
+MOST_CHARACTERS, MOST_TITLE_CHARACTERS = 5_000_000, 1000
 CHUNK_CHARACTERS = 1_000_000
 BATCH = 64
+TOKEN_CHARACTERS = 3  # of a text, at least on average
 
 
 def quoted(text: str) -> str:
@@ -41,6 +45,11 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
         return "DOCUMENT_ID_INVALID", "document.id has a control character"
     if not document.text.strip():
         return "DOCUMENT_EMPTY", "document.text is empty or holds white space only"
+    if len(document.title) > MOST_TITLE_CHARACTERS:
+        return (
+            "TITLE_TOO_LONG",
+            f"document.title has {len(document.title)} characters; at most {MOST_TITLE_CHARACTERS} are allowed",
+        )
     if len(document.text) > MOST_CHARACTERS:
         return (
             "DOCUMENT_TOO_LONG",
@@ -92,8 +101,12 @@ class Ingester:
     async def _store(
         self, document: pb.Document, collection: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
-        parts = sections(document.text, markdown=is_markdown(document))
-        title = title_of(document, parts)
+        text, said = document.text.removeprefix("\ufeff"), dict[str, Any]()
+        if markdown := is_markdown(document):
+            said, text = front_matter(text)
+        parts = sections(text, markdown=markdown, table_characters=TOKEN_CHARACTERS * self.passage_tokens)
+        title = title_of(document, parts, str(said.pop("title", "")))
+        metadata = said | json_format.MessageToDict(document.metadata)
         revision = time.time_ns() // 1000
         chunks = await self._chunks(parts, context)
         if not chunks:
@@ -110,8 +123,14 @@ class Ingester:
                     answer = await self.upstream.embedding.Embed(
                         embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
                     )
+                if failed := next((result.error for result in answer.results if result.HasField("error")), None):
+                    raise InvalidArgument(
+                        f"a passage cannot be embedded: {failed.message}", reason="PASSAGE_NOT_EMBEDDED"
+                    )
                 entities = [
-                    self._entity(document, title, revision, start + i, section, chunk, result.embedding.values)
+                    self._entity(
+                        document, metadata, title, revision, start + i, section, chunk, result.embedding.values
+                    )
                     for i, ((section, chunk), result) in enumerate(zip(batch, answer.results, strict=True))
                 ]
                 if start == 0:
@@ -137,16 +156,21 @@ class Ingester:
         )
 
     async def _undo(self, collection: str, mine: str, metadata: Any) -> None:
+        """Take back what was stored; what fails here must not hide why."""
         request = vector_search_pb2.DeleteRequest(collection=collection, filter=mine)
-        await self.upstream.vectors.Delete(request, metadata=metadata, timeout=10)
+        try:
+            await self.upstream.vectors.Delete(request, metadata=metadata, timeout=10)
+        except grpc.RpcError as failure:
+            log.warning("passages of a document that was not taken in are left behind: %s", failure)
 
     @staticmethod
     def _entity(
-        document: pb.Document, title: str, revision: int, position: int, section: Section,
+        document: pb.Document, metadata: dict[str, Any], title: str, revision: int, position: int, section: Section,
         chunk: tokenization_pb2.TextChunk, vector: Any,
     ) -> vector_search_pb2.Entity:  # fmt: skip
-        entity = vector_search_pb2.Entity(id=f"{document.id}#{revision}#{position}", vector=vector, text=chunk.text)
-        entity.metadata.update(json_format.MessageToDict(document.metadata))
+        text = ("… " if chunk.cut_before else "") + chunk.text + (" …" if chunk.cut_after else "")
+        entity = vector_search_pb2.Entity(id=f"{document.id}#{revision}#{position}", vector=vector, text=text)
+        entity.metadata.update(metadata)
         entity.metadata.update({
             "_document": document.id, "_title": title, "_revision": revision, "_position": position,
             "_headings": list(section.headings),

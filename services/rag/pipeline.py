@@ -11,7 +11,6 @@ from genmesh.v1 import rag_pb2 as pb
 
 from services.rag import grounding, prompt
 from services.rag.retrieval import Retriever, context_of
-from services.rag.sentences import split_sentences
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
 from services.runtime import tracing
@@ -19,6 +18,7 @@ from services.runtime.channels import onward
 from services.runtime.errors import calling
 from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
+from services.runtime.sentences import split_sentences
 
 CITATION_OR_ITS_BEGINNING = re.compile(r"(?:\[\d{0,3}\]?\s*)+")
 NO_ANSWER = "The passages do not answer the question."

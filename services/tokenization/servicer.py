@@ -107,12 +107,13 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
                 "overlap_tokens", f"is {request.overlap_tokens}; 0 to less than half of max_tokens ({most}) are allowed"
             )
         fields.done()
-        return pb.ChunkResponse(
-            chunks=[
-                pb.TextChunk(text=c.text, start_offset=c.start, end_offset=c.end, token_count=c.tokens)
-                for c in tokens.chunk(card, request.text, most, request.overlap_tokens)
-            ]
-        )
+        response = pb.ChunkResponse()
+        for c in tokens.chunk(card, request.text, most, request.overlap_tokens):
+            response.chunks.add(
+                text=c.text, start_offset=c.start, end_offset=c.end, token_count=c.tokens,
+                cut_before=c.cut_before, cut_after=c.cut_after,
+            )  # fmt: skip
+        return response
 
     async def FitToContext(self, request: pb.FitToContextRequest, context: Any) -> pb.FitToContextResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")

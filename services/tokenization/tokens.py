@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding
 
 from services.runtime.models import Card
+from services.runtime.sentences import sentence_spans
 
-# The end of a sentence or paragraph, with the white space after it.
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
+# What makes one character of several: the zero-width joiner, and the tones of skin.
+JOINER, SKIN = "\u200d", ("\U0001f3fb", "\U0001f3ff")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a text: characters ``start`` to ``end``, and its tokens."""
+    """A piece of a text: characters ``start`` to ``end``, its tokens, and whether a sentence was cut at either side."""
 
     text: str
     start: int
     end: int
     tokens: int
+    cut_before: bool
+    cut_after: bool
 
 
 def encode(card: Card, texts: Sequence[str], *, special: bool) -> list[Encoding]:
@@ -38,30 +41,64 @@ def starts_word(text: str, at: int) -> bool:
     return text[at].isspace() or at == 0 or text[at - 1].isspace()
 
 
+def starts_character(text: str, spans: Sequence[tuple[int, int]], index: int) -> bool:
+    """Whether a token begins a character: not a further byte of one, nor what belongs to the one before, as an accent."""
+    at = spans[index][0]
+    if index == 0 or at < spans[index - 1][1]:
+        return index == 0
+    return not (
+        text[at] == JOINER
+        or text[at - 1] == JOINER
+        or unicodedata.category(text[at]).startswith("M")
+        or SKIN[0] <= text[at] <= SKIN[1]
+    )
+
+
+def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: int, most: int) -> int:
+    """The token before which a window of at most ``most`` tokens ends: after a sentence where one ends in its second
+    half, else between words where it can, else between characters."""
+    last = min(first + most, len(spans))
+    if last == len(spans):
+        return last
+    half = first + most // 2
+    whole = [i for i in range(last, first, -1) if starts_character(text, spans, i)]
+    sentence = next((i for i in whole if i > half and spans[i - 1][1] in ends), None)
+    word = next((i for i in whole if i > half and starts_word(text, spans[i][0])), None)
+    if found := sentence or word or next(iter(whole), None):
+        return found
+    # One character has more tokens than a window.
+    return next((i for i in range(last, len(spans)) if starts_character(text, spans, i)), len(spans))
+
+
 def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
     """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before.
 
-    A window ends after a sentence where one ends in its second half, else between words where it can.
-    Leading and trailing white space is no part of a window. Every token is in some window.
+    Leading and trailing white space is no part of a window. Every token is in some window. A window that is cut from its
+    surroundings may have other tokens than there; its own count.
     """
     spans = [(a, b) for a, b in card.tokenizer.encode(text, add_special_tokens=False).offsets if b > a]
-    ends = {m.start() for m in SENTENCE_END.finditer(text)} | {len(text.rstrip())}
-    chunks = []
+    sentences = sentence_spans(text)
+    ends = {a + len(text[a:b].rstrip()) for a, b in sentences}
+    starts = {b - len(text[a:b].lstrip()) for a, b in sentences}
+    chunks: list[Chunk] = []
     first = 0
     while first < len(spans):
-        last = min(first + most, len(spans))  # exclusive
-        if last < len(spans):
-            half = first + most // 2
-            sentence = next((i for i in range(last, half, -1) if spans[i - 1][1] in ends), None)
-            word = next((i for i in range(last, half, -1) if starts_word(text, spans[i][0])), None)
-            last = sentence or word or last
-        start, end = spans[first][0], spans[last - 1][1]
-        piece = text[start:end]
-        start += len(piece) - len(piece.lstrip())
-        chunks.append(Chunk(piece.strip(), start, start + len(piece.strip()), last - first))
+        room = most
+        while True:
+            last = _last(text, spans, ends, first, room)
+            raw = text[spans[first][0] : spans[last - 1][1]]
+            piece, start = raw.strip(), spans[first][0] + len(raw) - len(raw.lstrip())
+            (tokens,) = count(card, [piece], special=False)
+            room = min(room, last - first) - max(1, tokens - most)
+            if tokens <= most or room < 1:
+                break
+        end = start + len(piece)
+        if piece:
+            chunks.append(Chunk(piece, start, end, tokens, start not in starts, end not in ends))
         if last == len(spans):
             break
-        first = max(last - overlap, first + 1) if overlap else last
+        repeated = range(max(last - overlap, first + 1), last)
+        first = next((i for i in repeated if starts_character(text, spans, i)), last)
     return chunks
 
 

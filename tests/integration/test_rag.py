@@ -151,6 +151,39 @@ def test_documents_whose_ids_are_no_plain_words_are_kept_apart(client: Client, c
         assert left == len(ids) - number
 
 
+def test_documents_as_people_write_them(client: Client, collection: str) -> None:
+    long = (
+        "It is not the case that "
+        + ", ".join(f"the unit number {i} in hall {i}" for i in range(1, 40))
+        + " may be off."
+    )
+    limits = "---\nsource: handbook\n---\n# Limits\n\n| plan | size |\n|---|---|\n| free | 10 MB<br>20 MB |\n"
+    results = ingest(
+        client, collection,
+        {"id": "limits.md", "text": limits},
+        {"id": "restore.md", "text": "\ufeff# Restore\n\n1. Stop the writer.\n2. Copy the archive.\n3. Start the reader <NAME>."},
+        {"id": "key.txt", "text": "The key is 42. " + "A" * 70_000 + " The end is near."},
+        {"id": "battery.txt", "text": "保修期为两年。电池容量是5000毫安。重量为180克。"},
+        {"id": "units.txt", "text": long},
+    )  # fmt: skip
+    assert [r.WhichOneof("event") for r in results] == ["ingested"] * 5
+
+    def found(question: str, where: str = "") -> list[pb.Passage]:
+        asked = {"collection": collection, "question": question, "top_k": 20, "filter": where}
+        return list(client.rag.Retrieve(asked).passages)
+
+    (limits_passage,) = found("How large is the free plan?", 'source = "handbook"')
+    assert limits_passage.text == "plan | size\nfree | 10 MB 20 MB"
+    passages = {p.document_id: p.text for p in found("Start the reader")}
+    assert passages["restore.md"].endswith("3. Start the reader <NAME>.")
+    assert passages["key.txt"].endswith("A… The end is near.")
+    answer = client.rag.Answer({"collection": collection, "question": "电池容量是多少？", "top_k": 1})
+    assert all(citation.quote in passages["battery.txt"] for citation in answer.citations)
+    cut = [p.text for p in found("May unit number 19 be off?") if p.document_id == "units.txt"]
+    assert len(cut) > 1
+    assert sum(text.endswith(" …") for text in cut) == sum(text.startswith("… ") for text in cut) == len(cut) - 1
+
+
 def test_a_bad_document_fails_alone(client: Client, collection: str) -> None:
     results = ingest(
         client, collection,

@@ -3,7 +3,7 @@
 import pytest
 from genmesh.v1 import rag_pb2 as pb
 
-from services.rag.documents import Section, context_line, is_markdown, sections, title_of
+from services.rag.documents import Section, context_line, front_matter, is_markdown, sections, title_of
 
 
 def markdown(text: str) -> list[tuple[tuple[str, ...], str]]:
@@ -62,8 +62,114 @@ def test_code_stays_as_it_is_and_holds_no_headings(text: str) -> None:
 
 
 def test_lists_and_quotes_stand_one_item_a_line() -> None:
-    text = "- one\n- two\n  - three\n\n1. four\n\n> five\n> six"
-    assert markdown(text) == [((), "one\ntwo\nthree\nfour\nfive six")]
+    text = "- one\n- two\n  - three\n\nso:\n\n> five\n> six"
+    assert markdown(text) == [((), "one\ntwo\nthree\nso:\nfive six")]
+
+
+def test_numbers_of_a_list_stay() -> None:
+    text = "1. Stop the writer.\n2. Copy *the* archive:\n   - all of it\n\n   and more.\n3. Start it.\n\n7) seven\n8) eight"
+    assert markdown(text) == [
+        ((), "1. Stop the writer.\n2. Copy the archive:\nall of it\nand more.\n3. Start it.\n7) seven\n8) eight")
+    ]
+
+
+@pytest.mark.parametrize(("bullet", "levels"), [("- ", 14), ("1. ", 14), ("> ", 25)])
+def test_what_is_nested_deep_stays(bullet: str, levels: int) -> None:
+    if bullet == "> ":
+        text = bullet * levels + "quoted 42"
+        assert markdown(text) == [((), "quoted 42")]
+        return
+    text = "".join(" " * len(bullet) * i + f"{bullet}level {i} has code {1000 + i}\n" for i in range(levels))
+    (section,) = sections(text, markdown=True)
+    assert [line.removeprefix("1. ") for line in section.text.split("\n")] == [
+        f"level {i} has code {1000 + i}" for i in range(levels)
+    ]
+
+
+@pytest.mark.parametrize("levels", [49, 50, 99, 100, 101, 400])
+def test_what_is_nested_too_deep_is_plain_text(levels: int) -> None:
+    assert "quoted 42" in " ".join(text for _, text in markdown("> " * levels + "quoted 42"))
+
+
+def test_placeholders_are_no_markup() -> None:
+    text = "Run genmesh ask <question> with the key <KEY> and `<x>`, <b>boldly</b> or <a href='x'>so</a>, not <input>."
+    assert markdown(text) == [((), "Run genmesh ask <question> with the key <KEY> and <x>, boldly or so, not <input>.")]
+
+
+def test_html_leaves_its_text() -> None:
+    text = (
+        "<p>Latency must be < 5 ms and throughput > 100 per s</p>\n\n<div><ul><li>one</li><li>t&amp;o</li></ul>"
+        "<script>var x = 1;</script><!-- hidden --></div>\n\nOne<br>two<br/>three.<!-- no -->\n\n<PLACE>\n\n| a | b |\n"
+        "|---|---|\n| 10 MB<br>20 MB | 1<br/>2 |"
+    )
+    assert markdown(text) == [
+        (
+            (),
+            "Latency must be < 5 ms and throughput > 100 per s\none t&o\nOne two three.\n<PLACE>\na | b\n10 MB 20 MB | 1 2",
+        )
+    ]
+
+
+def test_runs_that_no_language_has_are_cut() -> None:
+    for text in ("The key is 42. " + "A" * 70_000 + " The end is near.", "x" * 200):
+        for marked in (True, False):
+            ((_, kept),) = [(s.headings, s.text) for s in sections(text, markdown=marked)]
+            assert max(map(len, kept.split())) == 101
+    assert sections("The key is 42. " + "A" * 300 + " The end is near.", markdown=False)[0].text.endswith(
+        "A… The end is near."
+    )
+    assert markdown("电" * 500) == [((), "电" * 500)]
+
+
+def test_long_headings_are_cut() -> None:
+    ((headings, _),) = markdown("# " + "word " * 100 + "\ntext")
+    assert [len(name) for name in headings] == [200]
+    assert title_of(pb.Document(id="a", title="x" * 900), []) == "x" * 199 + "…"
+
+
+def test_a_long_table_repeats_its_head() -> None:
+    rows = [f"| part {i} | {i} kg |" for i in range(30)]
+    text = "\n".join(["# Parts", "", "before", "", "| part | weight |", "|---|---|", *rows, "", "after"])
+    found = [s.text for s in sections(text, markdown=True, table_characters=100)]
+    assert found[0] == "before"
+    assert found[-1] == "after"
+    parts = found[1:-1]
+    assert all(part.startswith("part | weight\npart ") and len(part) < 130 for part in parts)
+    assert [line for part in parts for line in part.split("\n")[1:]] == [f"part {i} | {i} kg" for i in range(30)]
+    assert {s.headings for s in sections(text, markdown=True, table_characters=100)} == {("Parts",)}
+
+
+FRONT = """---
+title: The pump
+tags: [a, 2]
+made: 2026-11-29
+checked: true
+size: {height: 1.5}
+nothing: ~
+_document: other
+---
+# Pump
+"""
+
+
+def test_a_yaml_head_is_metadata() -> None:
+    said, rest = front_matter(FRONT)
+    assert said == {
+        "title": "The pump", "tags": ["a", 2], "made": "2026-11-29", "checked": True, "size": {"height": 1.5},
+    }  # fmt: skip
+    assert rest == "# Pump\n"
+    assert front_matter("---\r\na: 1\r\n---\r\ntext") == ({"a": 1}, "text")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# no head", "---\n\ntext", "---\njust words\n---\n", "---\na: [\n---\nx", "---\na: 2026-99-99\n---\n",
+        "---\na: &a [1]\nb: [*a, *a]\n---\n", "x\n---\na: 1\n---\n", "---\n- a\n---\n", "---\n" + "a: 1\n" * 9000 + "---\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_yaml_head_is_text(text: str) -> None:
+    assert front_matter(text) == ({}, text)
 
 
 @pytest.mark.parametrize("text", ["", "  \n\n", "---", "# \n"])
@@ -95,7 +201,8 @@ def test_is_markdown(name: str, form: pb.DocumentFormat.ValueType, expected: boo
 
 def test_a_document_is_called_by_title_then_heading_then_id() -> None:
     parts = [Section((), "x"), Section(("Top", "Sub"), "y")]
-    assert title_of(pb.Document(id="a.md", title="Given"), parts) == "Given"
+    assert title_of(pb.Document(id="a.md", title="Given"), parts, "Said") == "Given"
+    assert title_of(pb.Document(id="a.md"), parts, "Said") == "Said"
     assert title_of(pb.Document(id="a.md"), parts) == "Top"
     assert title_of(pb.Document(id="a.md"), [Section((), "x")]) == "a.md"
     assert title_of(pb.Document(id="a.md"), []) == "a.md"

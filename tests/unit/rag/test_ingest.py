@@ -28,6 +28,7 @@ def test_good_documents(fields: dict[str, str]) -> None:
         ({"id": "a\nb"}, "DOCUMENT_ID_INVALID", "control character"),
         ({"id": "a\0"}, "DOCUMENT_ID_INVALID", "control character"),
         ({"text": ""}, "DOCUMENT_EMPTY", "empty"),
+        ({"title": "x" * 1001}, "TITLE_TOO_LONG", "1001 characters"),
         ({"text": " \n\t\u2003"}, "DOCUMENT_EMPTY", "white space"),
     ],
 )

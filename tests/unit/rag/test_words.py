@@ -1,39 +1,8 @@
-"""Sentences, stems and the words that turn a meaning."""
+"""Words, stems and the words that turn a meaning."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.rag.sentences import content, split_sentences, stem, tokens, words
-
-
-@pytest.mark.parametrize(
-    ("text", "sentences"),
-    [
-        ("", []),
-        (" \n ", []),
-        ("One", ["One"]),
-        ("It runs. It stops! Does it? Yes.", ["It runs.", "It stops!", "Does it?", "Yes."]),
-        ("Title\nText goes on.\n\nMore", ["Title", "Text goes on.", "More"]),
-        ("It costs 3.5 bar. 7 were sold.", ["It costs 3.5 bar.", "7 were sold."]),
-        ('He said "Stop." Then he left.', ['He said "Stop."', "Then he left."]),
-        ("See [1]. [2] says more.", ["See [1].", "[2] says more."]),
-        ("Fruit, e.g. Apples, is good.", ["Fruit, e.g. Apples, is good."]),
-        ("Dr. Smith met J. Doe at St. Mary. They left.", ["Dr. Smith met J. Doe at St. Mary.", "They left."]),
-        ("Dr.\nSmith", ["Dr.", "Smith"]),
-        ("It is ver. small. lower case goes on.", ["It is ver. small. lower case goes on."]),
-        ("Wait... What?", ["Wait...", "What?"]),
-    ],
-)
-def test_split_sentences(text: str, sentences: list[str]) -> None:
-    assert split_sentences(text) == sentences
-
-
-@given(st.text("Ab1 .!?\"')]([\né", max_size=60))
-def test_splitting_loses_nothing_but_white_space_and_keeps_the_order(text: str) -> None:
-    pieces = split_sentences(text)
-    assert "".join("".join(pieces).split()) == "".join(text.split())
-    assert all(piece and piece == piece.strip() and piece in text for piece in pieces)
+from services.rag.words import content, stem, tokens, words
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
-"""Sentences and words, for the check of citations."""
+"""Words, for the check of citations."""
 
 from __future__ import annotations
 
 import re
 
-# A sentence ends at . ! ? (and closing quotes) before white space and a capital, digit or bracket, or at a newline.
-_END = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[A-Z0-9])|\n+")
-_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|Mr|Mrs|Ms|Dr|Prof|St|No|Fig|approx)|\b[A-Z])\.$")
 CITATION = re.compile(r"\s*\[(\d{1,3})\]")
 WORD = re.compile(r"\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
 # For the strict comparison: words, numbers, and signs that belong to a number or an amount.
@@ -104,22 +101,6 @@ STOP = frozenset(
         "t",
     ]
 )
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, as they stand there."""
-    found: list[str] = []
-    start = 0
-    for match in _END.finditer(text):
-        piece = text[start : match.start()]
-        if _ABBREVIATION.search(piece) and "\n" not in match.group():
-            continue
-        if piece.strip():
-            found.append(piece.strip())
-        start = match.end()
-    if text[start:].strip():
-        found.append(text[start:].strip())
-    return found
 
 
 def stem(word: str) -> str:

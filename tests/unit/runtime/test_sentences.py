@@ -1,0 +1,57 @@
+"""Where sentences end, in any language."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.runtime.sentences import sentence_spans, split_sentences
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        [],
+        ["One"],
+        ["It runs.", "It stops!", "Does it?", "Yes."],
+        ["It costs 3.5 bar.", "7 were sold."],
+        ['He said "Stop."', "Then he left."],
+        ["Fruit, e.g. Apples, is good."],
+        ["Dr. Smith met J. Doe at St. Mary.", "They left."],
+        ["Wait...", "What?"],
+        ["It is approx. 5 m. long.", "It weighs 30 kg.", "The rest is 4 °C."],
+        ["The wall is 5 m.", "The gate is 3 m."],
+        ["The contract ends on Jan. 5, 2026 at noon.", "See p. 12 for terms.", "Der Vertrag endet am 3. Mai 2026."],
+        ["The limit of No. 7 Co. Ltd. is 9.", "See Fig. 3 of vol. 2."],
+        ["Prof. Dr. Müller kam um 5 Uhr.", "Er blieb bis zum 12. März.", "Überall gilt 7.", "Österreich hat 9."],
+        ["État : prêt.", "Élodie pèse 60 kg.", "Ça suffit !", "Vraiment ?"],
+        ["保修期为两年。", "电池容量是5000毫安。", "重量为180克！", "真的吗？"],
+        ["これはペンです。", "猫が好きですか？", "はい。"],
+        ["Он родился в 1820 г. в Москве.", "Потом он уехал.", "Куда?"],
+        ["ذهب الولد إلى المدرسة.", "هل عاد؟", "نعم."],
+        ["यह एक वाक्य है।", "यह दूसरा है।"],
+        ["1. Stop the writer.", "2. Copy the archive.", "3. Start it."],
+        ["Title", "Text goes on.", "More"],
+    ],
+)
+@pytest.mark.parametrize("between", [" ", "\n", "\n\n"])
+def test_sentences(sentences: list[str], between: str) -> None:
+    if sentences[:1] == ["Title"] and between == " ":
+        return  # only a line's end tells
+    assert split_sentences(between.join(sentences)) == sentences
+
+
+def test_ends_need_no_white_space_where_a_language_has_none() -> None:
+    assert split_sentences("保修期为两年。电池容量是5000毫安。") == ["保修期为两年。", "电池容量是5000毫安。"]
+
+
+@given(
+    st.text(
+        st.sampled_from("Ab1 .!?\"')]([\n\r\té。！?؟\u2028\x0c") | st.characters(exclude_categories=["Cs"]), max_size=60
+    )
+)
+def test_sentences_join_to_the_text(text: str) -> None:
+    spans = sentence_spans(text)
+    assert "".join(text[a:b] for a, b in spans) == text
+    assert all(b > a for a, b in spans)
