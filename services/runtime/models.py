@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -109,8 +110,26 @@ class Card:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         return environment.from_string(source), tokens
 
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """What the tokenizer reads as one token whatever stands around it, such as the marks between a chat's turns."""
+        added = {
+            token.content for token in self.tokenizer.get_added_tokens_decoder().values() if len(token.content) > 1
+        }
+        return re.compile("|".join(re.escape(text) for text in sorted(added, key=len, reverse=True)) or "(?!)")
+
+    def harmless(self, text: str) -> str:
+        """A text that the tokenizer reads as text only: a space parts what would be a control token."""
+        while True:
+            parted = self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+            if parted == text:
+                return text
+            text = parted
+
     def render_chat(self, messages: list[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """The prompt of a chat, by the model's own template (Jinja, as in transformers)."""
+        """The prompt of a chat, by the model's own template (Jinja, as in transformers). What a message says is never more
+        than text of that message."""
+        messages = [message | {"content": self.harmless(message["content"])} for message in messages]
         try:
             template, tokens = self._template
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
