@@ -1,0 +1,38 @@
+"""Makes the stubs of ``genmesh.v1`` from the repository's protos: for `make proto` and whenever the package is built.
+
+python clients/python/stubs.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROTOS, OUT = HERE.parents[1] / "protos", HERE / "src"
+
+
+def make() -> None:
+    """Does nothing where there are no protos: an sdist has the stubs themselves."""
+    if not PROTOS.is_dir():
+        return
+    from grpc_tools import protoc
+
+    # The plugins that write types are commands beside the interpreter.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    outputs = [f"--{kind}_out={OUT}" for kind in ("python", "grpc_python")]
+    outputs += [f"--{kind}_out=quiet:{OUT}" for kind in ("mypy", "mypy_grpc")]
+    files = sorted(str(file) for file in PROTOS.glob("genmesh/v1/*.proto"))
+    included = Path(protoc.__file__).parent / "_proto"
+    if protoc.main(["protoc", f"-I{PROTOS}", f"-I{included}", *outputs, *files]):
+        sys.exit("The stubs of clients/python cannot be made from protos/.")
+    (OUT / "genmesh" / "v1" / "__init__.py").write_text(
+        '"""Stubs of the package genmesh.v1, made by `make proto`."""\n'
+    )
+    shutil.copyfile(PROTOS / "service_config.json", OUT / "genmesh" / "service_config.json")
+
+
+if __name__ == "__main__":
+    make()
