@@ -21,6 +21,28 @@ def test_a_request_is_a_message_or_a_dict(client: Client) -> None:
         client.tokenization.NoSuchMethod({})
 
 
+def broken():
+    """Requests of which the second is none."""
+    yield {"request": {"inputs": ["x"]}}
+    yield {"request": {"inputs": ["y\ud800"]}}
+
+
+def failing():
+    yield {"request": {"inputs": ["x"]}}
+    raise KeyError("the caller's own")
+
+
+async def test_what_is_wrong_with_requests_of_a_stream_is_told(client: Client, async_client: AsyncClient) -> None:
+    for requests, expected in ((broken, InvalidArgument), (failing, KeyError)):
+        with pytest.raises(expected) as failure:
+            list(client.embedding.EmbedStream(requests()))
+        with pytest.raises(expected):
+            async for _ in async_client.embedding.EmbedStream(requests()):
+                pass
+        if expected is InvalidArgument:
+            assert failure.value.field_violations[0].field == "request.inputs[0]"
+
+
 async def test_the_async_client_does_the_same(async_client: AsyncClient) -> None:
     counts = await asyncio.gather(*(async_client.tokenization.Count({"texts": [f"n {i}"]}) for i in range(20)))
     assert all(c.total for c in counts)

@@ -86,6 +86,16 @@ def test_chat_streams(run) -> None:
     assert run("chat", "Hello!", "--max-tokens", "8").strip()
 
 
+def test_bytes_that_are_no_text_are_told_in_a_line(running) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GENMESH_")}
+    environment |= {"GENMESH_TARGET": running.target, "GENMESH_API_KEY": running.alpha}
+    for arguments, given in ((["tokens", b"a\xffb"], b""), (["embed"], b"a\xffb"), (["ask", b"\xff"], b"")):
+        done = subprocess.run([GENMESH, *arguments], env=environment, capture_output=True, input=given, check=False)
+        assert done.returncode in (1, 2)
+        assert b"UTF-8" in done.stderr or b"surrogate" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

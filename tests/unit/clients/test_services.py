@@ -1,11 +1,13 @@
 """What both clients share: services and methods, requests as dicts, the key and the channel's options."""
 
 import json
+import math
 
 import pytest
 from genmesh import _services as shared
+from genmesh.errors import InvalidArgument
 from genmesh.v1 import diffusion_pb2, tokenization_pb2, vector_search_pb2
-from google.protobuf import descriptor_pool, json_format
+from google.protobuf import descriptor_pool
 
 
 def test_there_is_an_attribute_for_every_service_of_the_protos() -> None:
@@ -46,9 +48,36 @@ def test_a_message_is_taken_as_it_is() -> None:
     assert shared.to_message(request, tokenization_pb2.CountRequest) is request
 
 
-def test_a_field_that_is_not_there_is_an_error_that_names_it() -> None:
-    with pytest.raises(json_format.ParseError, match="txets"):
-        shared.to_message({"txets": ["a"]}, tokenization_pb2.CountRequest)
+@pytest.mark.parametrize(
+    ("request_", "kind", "field", "words"),
+    [
+        ({"txets": ["a"]}, tokenization_pb2.CountRequest, "", "txets"),
+        ({"texts": ["a", "b\ud800"]}, tokenization_pb2.CountRequest, "texts[1]", "surrogate"),
+        ({"texts": 5}, tokenization_pb2.CountRequest, "", "texts"),
+        ({"texts": ["a", 5]}, tokenization_pb2.CountRequest, "texts", ""),
+        ({"collection": "c", "entities": [{"id": "a", "vector": ["x"]}]}, vector_search_pb2.UpsertRequest,
+         "entities[0].vector[0]", ""),
+        ({"collection": "c", "entities": [{"id": 5}]}, vector_search_pb2.UpsertRequest, "entities.id", ""),
+        ({"collection": "c", "mode": "NO_SUCH"}, vector_search_pb2.SearchRequest, "mode", ""),
+        ({"collection": "c", "limit": 2**40}, vector_search_pb2.SearchRequest, "limit", ""),
+    ],
+)  # fmt: skip
+def test_a_dict_that_is_no_such_message_is_an_error_that_names_the_field(
+    request_: dict, kind: type, field: str, words: str
+) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        shared.to_message(request_, kind)
+    assert failure.value.reason == "INVALID_REQUEST"
+    assert words in failure.value.message
+    if field:
+        assert [v.field for v in failure.value.field_violations] == [field]
+
+
+def test_numbers_that_are_none_reach_the_server_which_names_them() -> None:
+    request = {"collection": "c", "entities": [{"id": "a", "vector": [math.nan, math.inf, -math.inf, 1]}]}
+    values = shared.to_message(request, vector_search_pb2.UpsertRequest).entities[0].vector
+    assert math.isnan(values[0])
+    assert list(values[1:]) == [math.inf, -math.inf, 1]
 
 
 @pytest.mark.parametrize("request_", ["text", None, [("model", "m")], tokenization_pb2.EncodeRequest()])

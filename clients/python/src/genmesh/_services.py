@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import math
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from genmesh.errors import DeadlineExceeded
+from genmesh.errors import DeadlineExceeded, FieldViolation, InvalidArgument
 from genmesh.v1 import (  # noqa: F401 - registers the descriptors
     diffusion_pb2,
     embedding_pb2,
@@ -34,6 +36,7 @@ SERVICES = {
     "models": "genmesh.v1.ModelService",
 }
 MESSAGE_LIMIT = 64 * 2**20
+FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 Request = Message | Mapping[str, Any]
 
 
@@ -42,24 +45,50 @@ def methods(service: str) -> list[MethodDescriptor]:
     return found
 
 
-def _encoded(value: Any) -> Any:
-    """Bytes as protobuf's JSON has them, base64, wherever they stand."""
+def _refused(path: str, text: str) -> InvalidArgument:
+    violations = (FieldViolation(path, text),) if path else ()
+    message = f"{path}: {text}" if path else text
+    return InvalidArgument(message, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", field_violations=violations)
+
+
+def _encoded(value: Any, path: str, kind: Any, field: FieldDescriptor | None) -> Any:
+    """A value as protobuf's JSON has it: bytes as base64, numbers that are none as words. ``kind``: the descriptor of
+    the message that a mapping stands for."""
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
+    if isinstance(value, str) and any("\ud800" <= c < "\ue000" for c in value):
+        raise _refused(path, "has half a surrogate pair, which is no text (bytes that are no UTF-8 come to this)")
+    if isinstance(value, float) and not math.isfinite(value) and field is not None and field.type in FLOATS:
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {key: _encoded(item) for key, item in value.items()}
+        found = {}
+        for key, item in value.items():
+            inner = kind.fields_by_name.get(key) if kind is not None else None
+            below = f"{path}.{key}" if path else str(key)
+            found[key] = _encoded(item, below, inner.message_type if inner is not None else None, inner)
+        return found
     if isinstance(value, list | tuple):
-        return [_encoded(item) for item in value]
+        return [_encoded(item, f"{path}[{i}]", kind, field) for i, item in enumerate(value)]
     return value
 
 
 def to_message(request: Request, kind: type[Message]) -> Message:
-    """A request as a message; a dict has the fields' names, as in the protos, and bytes as they are."""
+    """A request as a message; a dict has the fields' names, as in the protos, and bytes as they are.
+
+    InvalidArgument/INVALID_REQUEST, with the field, where a dict is no such message."""
     if isinstance(request, kind):
         return request
-    if isinstance(request, Mapping):
-        return json_format.ParseDict(_encoded(request), kind())
-    raise TypeError(f"expected a {kind.DESCRIPTOR.name} or a dict of its fields, not a {type(request).__name__}")
+    if not isinstance(request, Mapping):
+        raise TypeError(f"expected a {kind.DESCRIPTOR.name} or a dict of its fields, not a {type(request).__name__}")
+    encoded = _encoded(request, "", kind.DESCRIPTOR, None)
+    try:
+        return json_format.ParseDict(encoded, kind())
+    except (json_format.ParseError, TypeError, ValueError) as failure:
+        text = str(failure)
+        # It says where at its end ("... at CountRequest.texts[0]."), or names each field on the way.
+        place = re.search(rf" at {kind.DESCRIPTOR.name}\.([\w.\[\]]+?)\.*$", text)
+        names = re.findall(r"Failed to parse (\w+) field", text)
+        raise _refused(place[1] if place else ".".join(names), text) from None
 
 
 def message_class(method: MethodDescriptor, *, output: bool) -> type[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -14,14 +15,19 @@ from genmesh.errors import from_rpc_error
 class Stream:
     """A running server stream: ``async for`` over it; ``cancel`` (or leaving an ``async with``) stops the work behind it."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, call: Any, faults: list[Exception]) -> None:
+        """``faults``: what the caller's own iterable of requests raised, of which gRPC says nothing."""
+        self._call, self._faults = call, faults
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         try:
             async for message in self._call:
                 yield message
-        except grpc.aio.AioRpcError as failure:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
+            if self._faults:
+                raise self._faults[0] from None
+            if isinstance(failure, asyncio.CancelledError):
+                raise
             raise from_rpc_error(failure) from None
         finally:
             self._call.cancel()
@@ -57,13 +63,17 @@ def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None
         path, request_serializer=request_class.SerializeToString, response_deserializer=response_class.FromString
     )
 
-    async def each(requests: Any) -> AsyncIterator[Any]:
-        if isinstance(requests, AsyncIterable):
-            async for item in requests:
-                yield _services.to_message(item, request_class)
-        else:
-            for item in requests:
-                yield _services.to_message(item, request_class)
+    async def each(requests: Any, faults: list[Exception]) -> AsyncIterator[Any]:
+        try:
+            if isinstance(requests, AsyncIterable):
+                async for item in requests:
+                    yield _services.to_message(item, request_class)
+            else:
+                for item in requests:
+                    yield _services.to_message(item, request_class)
+        except Exception as failure:
+            faults.append(failure)
+            raise
 
     async def unary(body: Any, arguments: dict[str, Any]) -> Any:
         try:
@@ -73,9 +83,10 @@ def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None
 
     def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
         _services.check_deadline(timeout)
-        body: Any = each(request) if method.client_streaming else _services.to_message(request, request_class)
+        faults: list[Exception] = []
+        body: Any = each(request, faults) if method.client_streaming else _services.to_message(request, request_class)
         arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
-        return Stream(stub(body, **arguments)) if method.server_streaming else unary(body, arguments)
+        return Stream(stub(body, **arguments), faults) if method.server_streaming else unary(body, arguments)
 
     call.__name__ = method.name
     return call

@@ -465,8 +465,14 @@ def status(timeout: Timeout = 5, as_json: Json = False) -> None:
 
 
 def main() -> None:
+    if any("\udc80" <= c <= "\udcff" for argument in sys.argv for c in argument):
+        err.print("[red]Error:[/red] an argument is no UTF-8")
+        sys.exit(2)
     try:
         app()
+    except UnicodeDecodeError as failure:
+        err.print(f"[red]Error:[/red] standard input is no UTF-8: {escape(str(failure))}")
+        sys.exit(1)
     except GenmeshError as failure:
         err.print(f"[red]Error:[/red] {escape(failure.message)} [dim]({failure.code.name} {failure.reason})[/dim]")
         for violation in failure.field_violations:

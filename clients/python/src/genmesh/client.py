@@ -20,14 +20,15 @@ from genmesh.errors import from_rpc_error
 class Stream:
     """A running server stream: iterate it; ``cancel`` (or leaving a ``with``) stops the work behind it."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    def __init__(self, call: Any, faults: list[Exception]) -> None:
+        """``faults``: what the caller's own iterable of requests raised, of which gRPC says nothing."""
+        self._call, self._faults = call, faults
 
     def __iter__(self) -> Iterator[Any]:
         try:
             yield from self._call
         except grpc.RpcError as failure:
-            raise from_rpc_error(failure) from None
+            raise next(iter(self._faults), None) or from_rpc_error(failure) from None
         finally:
             self._call.cancel()
 
@@ -62,15 +63,21 @@ def _bind(channel: grpc.Channel, path: str, method: Any, api_key: str | None) ->
         path, request_serializer=request_class.SerializeToString, response_deserializer=response_class.FromString
     )
 
+    def each(requests: Any, faults: list[Exception]) -> Iterator[Any]:
+        try:
+            for item in requests:
+                yield _services.to_message(item, request_class)
+        except Exception as failure:
+            faults.append(failure)
+            raise
+
     def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
         _services.check_deadline(timeout)
-        if method.client_streaming:
-            body: Any = (_services.to_message(item, request_class) for item in request)
-        else:
-            body = _services.to_message(request, request_class)
+        faults: list[Exception] = []
+        body: Any = each(request, faults) if method.client_streaming else _services.to_message(request, request_class)
         arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
         if method.server_streaming:
-            return Stream(stub(body, **arguments))
+            return Stream(stub(body, **arguments), faults)
         try:
             return stub(body, **arguments)
         except grpc.RpcError as failure:
