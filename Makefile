@@ -82,7 +82,7 @@ test-cluster: proto cluster-tools cluster-images ## Balancing, upgrades, faults,
 
 test-nightly: proto models cluster-tools cluster-images setup-browser ## All other tests, for hours; their figures go to docs/nightly.md
 	@status=0; \
-	for tests in "tests/unit tests/contract tests/chart tests/integration tests/e2e -m nightly" tests/recipes tests/cluster; do \
+	for tests in "tests/unit tests/contract tests/chart tests/integration tests/e2e -m nightly" tests/e2e/test_lost_engines.py tests/recipes tests/cluster; do \
 	  GENMESH_FIGURES=docs/nightly.md $(PYTEST) $$tests || status=1; \
 	done; exit $$status
 
