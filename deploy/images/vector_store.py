@@ -104,9 +104,9 @@ class Kept(Collection):  # type: ignore[misc]
     def __init__(self, *args: Any, **more: Any) -> None:
         self._gate = Gate()
         self._moving = False
-        self._ordered: list[str] | None = None  # the ids there are, for pages
+        self._sorted: list[str] | None = None  # the ids there are, for pages
         self._added: list[str] = []  # since
-        self._ordering = threading.Lock()
+        self._sorting = threading.Lock()
         self.failed: Callable[[], None] = lambda: None
         super().__init__(*args, **more)
         if 0 <= self._memtable.max_seq <= self._manifest.current_seq:
@@ -135,22 +135,23 @@ class Kept(Collection):  # type: ignore[misc]
 
     def _page(self, after: str, limit: int, fields: Any) -> list[Any]:
         """The next rows by id. Milvus Lite reads and sorts all ids for each page."""
-        order, rows = self._order(), list[Any]()
-        at = bisect_right(order, after)
-        while len(rows) < limit and at < len(order):
-            block = order[at : at + limit - len(rows)]
+        ids, rows = self._all_ids(), list[Any]()
+        at = bisect_right(ids, after)
+        while len(rows) < limit and at < len(ids):
+            block = ids[at : at + limit - len(rows)]
             rows += super().get(block, output_fields=fields)  # passes over those that are gone
             at += len(block)
         return rows
 
-    def _order(self) -> list[str]:
-        with self._ordering:
-            if self._ordered is None:
-                self._ordered = sorted(row[self._pk_name] for row in super().query(None, output_fields=[self._pk_name]))
+    def _all_ids(self) -> list[str]:
+        """In order; those of rows that are gone may be among them."""
+        with self._sorting:
+            if self._sorted is None:
+                self._sorted = sorted(row[self._pk_name] for row in super().query(None, output_fields=[self._pk_name]))
             elif self._added:
-                self._ordered = list(dict.fromkeys(sorted([*self._ordered, *self._added])))
+                self._sorted = list(dict.fromkeys(sorted([*self._sorted, *self._added])))
             self._added = []
-            return self._ordered
+            return self._sorted
 
     def get(self, *args: Any, **more: Any) -> Any:
         with self._gate.reading():
@@ -167,10 +168,10 @@ class Kept(Collection):  # type: ignore[misc]
         except BaseException:  # half of it may stand in the log, and what follows that is never read
             self.failed()
             raise
-        with self._ordering:
+        with self._sorting:
             if not isinstance(op, InsertOp):
-                self._ordered = None
-            elif self._ordered is not None:
+                self._sorted = None
+            elif self._sorted is not None:
                 self._added += op.batch.column(self._pk_name).to_pylist()
 
     def _trigger_flush(self) -> None:

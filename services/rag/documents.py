@@ -30,10 +30,10 @@ WITHIN = frozenset([
     "ins", "kbd", "label", "mark", "meter", "output", "picture", "progress", "q", "rp", "rt", "ruby", "s", "samp", "select",
     "small", "span", "strike", "strong", "sub", "sup", "svg", "time", "tt", "u", "var", "video", "wbr",
 ])  # fmt: skip
+ALONE = frozenset(("br", "hr", "wbr", "img"))  # need no end, and are no placeholders without attributes
 # A heading travels with each passage under it; and a run of characters that no language has is a key, an image or code
 # for machines.
 LONGEST_HEADING, OVERLONG = 200, re.compile(r"([!-~]{100})[!-~]{100,}")
-ALONE = frozenset(("br", "hr", "wbr", "img"))  # need no end, and are no placeholders without attributes
 
 
 @dataclass(frozen=True)

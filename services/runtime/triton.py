@@ -28,11 +28,12 @@ CHANNEL = [
 ]
 
 
-# What the generator says (model_repository/shared/adapters.py) when no adapter that it holds is idle and could make room.
-ADAPTERS_BUSY = "adapters that fit into memory are in use"
-# What models say when their queue is full (engine.py, seq2seq.py, drawing.py), and when a request is larger than the KV cache.
-QUEUE_FULL = re.compile(r"\w wait (for an adapter )?already|[Ee]xceeds maximum queue size")
-TOO_LARGE = "does not fit into the KV cache"
+# What models say (adapters.py, engine.py, seq2seq.py, drawing.py) and Triton, where there is no room for a request; its reason.
+FULL = (
+    (re.compile("adapters that fit into memory are in use"), "ADAPTERS_BUSY"),
+    (re.compile(r"\w wait (for an adapter )?already|[Ee]xceeds maximum queue size"), "OVERLOADED"),
+    (re.compile("does not fit into the KV cache"), "KV_CACHE_EXCEEDED"),
+)
 # What requests are told whose engine ended (engine.py), and what Triton says of a model whose process did.
 ENDED = ("the engine stopped", "is not healthy")
 STEP_FAILED = "engine step: "  # costs a batch; several in a row end the engine
@@ -61,14 +62,8 @@ def _error(model: str, failure: InferenceServerException) -> GenmeshError:
     status = str(failure.status() or "")
     words = str(failure.message())
     message = f"model {model}: {words}"
-    if ADAPTERS_BUSY in words:
-        return ResourceExhausted(message, reason="ADAPTERS_BUSY", metadata={"model": model}, retry_after_seconds=1.0)
-    if QUEUE_FULL.search(words):
-        return ResourceExhausted(message, reason="OVERLOADED", metadata={"model": model}, retry_after_seconds=1.0)
-    if TOO_LARGE in words:
-        return ResourceExhausted(
-            message, reason="KV_CACHE_EXCEEDED", metadata={"model": model}, retry_after_seconds=1.0
-        )
+    if reason := _full(failure):
+        return ResourceExhausted(message, reason=reason, metadata={"model": model}, retry_after_seconds=1.0)
     if _unreachable(failure) or _lacks(failure):
         return Unavailable(message, reason="MODEL_UNAVAILABLE", metadata={"model": model}, retry_after_seconds=1.0)
     if "DEADLINE_EXCEEDED" in status:
@@ -93,10 +88,10 @@ def _ended(failure: InferenceServerException) -> bool:
     return any(told in str(failure.message()) for told in ENDED)
 
 
-def _full(failure: InferenceServerException) -> bool:
-    """Whether the replica has no room for the request now; another may."""
+def _full(failure: InferenceServerException) -> str:
+    """Why the replica has no room for the request now, while another may; "" where that is not so."""
     words = str(failure.message())
-    return ADAPTERS_BUSY in words or TOO_LARGE in words or QUEUE_FULL.search(words) is not None
+    return next((reason for pattern, reason in FULL if pattern.search(words)), "")
 
 
 def _lacks(failure: InferenceServerException) -> bool:

@@ -245,7 +245,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
             include_vectors=request.include_vectors,
         )  # fmt: skip
-        response, room = pb.SearchResponse(), ANSWER_BYTES
+        response = pb.SearchResponse()
         unread: dict[str, list[pb.SearchHit]] = {}
         for hits in found:
             result = response.results.add()
@@ -254,26 +254,35 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                 if threshold is not None and (score > threshold if metric == "L2" else score < threshold):
                     continue
                 one = result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
-                room -= one.ByteSize()
                 if "text" not in hit["entity"]:
                     unread.setdefault(hit["id"], []).append(one)
-        async with aclosing(
-            self.store.get(tenant, request.collection, list(unread), vectors=request.include_vectors)
-        ) as rows:
+        room = ANSWER_BYTES - response.ByteSize()
+        if unread:
+            room -= await self._read(request, response, unread, room)
+        if room < 0:
+            raise too_large("limit", "fewer hits, or with fewer vectors")
+        return response
+
+    async def _read(
+        self, request: pb.SearchRequest, response: pb.SearchResponse, unread: dict[str, list[pb.SearchHit]], room: int
+    ) -> int:
+        """Read the entities of hits that have only their ids, as far as there is room; the bytes that they take, more
+        than ``room`` where it was too little."""
+        needed, tenant = 0, identity.current().tenant
+        found = self.store.get(tenant, request.collection, list(unread), vectors=request.include_vectors)
+        async with aclosing(found) as rows:
             async for row in rows:
                 entity = from_row(row)
                 for one in unread.pop(row["id"]):
-                    room -= entity.ByteSize()
-                    if room >= 0:
-                        one.entity.CopyFrom(entity)
-        if room < 0:
-            raise too_large("limit", "fewer hits, or with fewer vectors")
-        if unread:  # deleted since they were found
-            for result in response.results:
-                there = [one for one in result.hits if one.entity.id not in unread]
-                del result.hits[:]
-                result.hits.extend(there)
-        return response
+                    needed += entity.ByteSize()
+                    if needed > room:
+                        return needed
+                    one.entity.CopyFrom(entity)
+        for result in response.results if unread else ():  # deleted since they were found
+            there = [one for one in result.hits if one.entity.id not in unread]
+            del result.hits[:]
+            result.hits.extend(there)
+        return needed
 
     async def _vector_faults(self, collection: str, vectors: Sequence[Sequence[float]]) -> list[tuple[str, str] | None]:
         """What is wrong with each vector; the collection may have been replaced since it was last seen."""

@@ -93,8 +93,13 @@ def make_room(changing: Changing, client: Client) -> None:
     for name in names[:limit]:
         assert client.generation.Chat(asked(name)).usage.output_tokens
     before = counters(changing)
-    long = {"max_tokens": 800, "ignore_eos": True}
-    streams = [client.generation.StreamChat(asked(name) | {"sampling": long}) for name in ["", *names[:limit]]]
+    # Those of the adapters are as long as the context allows: all of them run when the next one asks.
+    streams = [
+        client.generation.StreamChat(
+            asked(name) | {"sampling": {"max_tokens": 1800 if name else 800, "ignore_eos": True}}
+        )
+        for name in ["", *names[:limit]]
+    ]
     base, *others = map(iter, streams)
     for iterator in (base, *others):
         next(iterator)
