@@ -22,10 +22,12 @@ REQUEST = {"prompt": "The river", "sampling": {"max_tokens": 800, "ignore_eos": 
 FAULT = """
 
 def _failing(self, _step=Engine._step):
+    whole = self.pipeline
     class Pipeline:
         def step(self):
             raise RuntimeError("the machine is on fire")
-    whole = self.pipeline
+        def __getattr__(self, name):
+            return getattr(whole, name)
     if Path({file!r}).exists():
         self.pipeline = Pipeline()
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,10 @@ class TritonPythonModel:
         adapter = str(parameters.pop("lora_name", "") or "")
         generation = Generation(prompt, parameters, on_piece, sender.is_cancelled, wanted["logprobs"])
         self.engines.submit(generation, adapter)
-        self._measure()  # also an engine that makes no step has what waits counted
+        try:
+            self._measure()  # also an engine that makes no step has what waits counted
+        except Exception:  # the request runs: what ends it now is its engine
+            traceback.print_exc()
 
     def finalize(self) -> None:
         self.engines.drain(DRAIN_SECONDS)
