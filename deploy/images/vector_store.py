@@ -23,7 +23,7 @@ import os
 import shutil
 import signal
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -44,6 +44,7 @@ from prometheus_client import Gauge, Histogram, start_http_server
 from pymilvus.grpc_gen import milvus_pb2, milvus_pb2_grpc
 
 log = logging.getLogger("vector_store")
+Bounds = dict[str, str]  # of ids, by comparator
 THREADS = 64  # a search must find one while changes wait for each other
 LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
 GRACE_SECONDS = 5
@@ -106,6 +107,7 @@ class Kept(Collection):  # type: ignore[misc]
         self._moving = False
         self._sorted: list[str] | None = None  # the ids there are, for pages
         self._added: list[str] = []  # since
+        self._gone = 0  # rows deleted since, at most
         self._sorting = threading.Lock()
         self.failed: Callable[[], None] = lambda: None
         super().__init__(*args, **more)
@@ -120,25 +122,34 @@ class Kept(Collection):  # type: ignore[misc]
 
     def query(self, expr: str | None = None, output_fields: Any = None, **more: Any) -> Any:
         with self._gate.reading():
-            limit, after = more.get("limit"), self._after(expr) if more.get("order_by_pk") else None
-            if after is None or limit is None or more.get("offset") or more.get("partition_names"):
+            limit, bounds = more.get("limit"), self._bounds(expr) if more.get("order_by_pk") else None
+            if bounds is None or limit is None or more.get("offset") or more.get("partition_names"):
                 return super().query(expr, output_fields=output_fields, **more)
-            return self._page(after, limit, output_fields)
+            return self._page(bounds, limit, output_fields)
 
-    def _after(self, expr: str | None) -> str | None:
-        """The id after which an expression selects all rows, if that is all it says."""
+    def _bounds(self, expr: str | None) -> Bounds | None:
+        """The ids between which an expression selects all rows, if that is all it says."""
         tree = parse_expr(expr) if expr else None
-        match tree:
-            case ast.CmpOp(op=">", left=ast.FieldRef(name=self._pk_name), right=ast.StringLit(value=str(after))):
-                return after
-        return None
+        found: Bounds = {}
+        for part in tree.operands if isinstance(tree, ast.And) else (tree,):
+            match part:
+                case ast.CmpOp(
+                    op=">" | ">=" | "<" as comparator,
+                    left=ast.FieldRef(name=self._pk_name),
+                    right=ast.StringLit(value=str(bound)),
+                ) if comparator not in found:
+                    found[comparator] = bound
+                case _:
+                    return None
+        return found
 
-    def _page(self, after: str, limit: int, fields: Any) -> list[Any]:
+    def _page(self, bounds: Bounds, limit: int, fields: Any) -> list[Any]:
         """The next rows by id. Milvus Lite reads and sorts all ids for each page."""
         ids, rows = self._all_ids(), list[Any]()
-        at = bisect_right(ids, after)
-        while len(rows) < limit and at < len(ids):
-            block = ids[at : at + limit - len(rows)]
+        at = max(bisect_right(ids, bounds.get(">", "")), bisect_left(ids, bounds.get(">=", "")))
+        end = bisect_left(ids, bounds["<"]) if "<" in bounds else len(ids)
+        while len(rows) < limit and at < end:
+            block = ids[at : min(end, at + limit - len(rows))]
             rows += super().get(block, output_fields=fields)  # passes over those that are gone
             at += len(block)
         return rows
@@ -170,7 +181,9 @@ class Kept(Collection):  # type: ignore[misc]
             raise
         with self._sorting:
             if not isinstance(op, InsertOp):
-                self._sorted = None
+                self._gone += op.num_rows
+                if self._sorted is not None and self._gone > len(self._sorted) // 2:
+                    self._sorted, self._gone = None, 0
             elif self._sorted is not None:
                 self._added += op.batch.column(self._pk_name).to_pylist()
 

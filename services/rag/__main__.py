@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from genmesh.v1.rag_pb2_grpc import add_RagServiceServicer_to_server
 
@@ -12,6 +13,7 @@ from services.rag.retrieval import Retriever
 from services.rag.servicer import RagServicer
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
+from services.rag.versions import Cleaner
 from services.runtime import logs, server, tracing
 from services.runtime.metrics import Rag
 from services.runtime.settings import load
@@ -24,13 +26,19 @@ async def main() -> None:
     registry = server.registry()
     metrics, upstream = Rag("rag", registry), Upstream(settings)
     retriever = Retriever(upstream, metrics, settings.candidates)
+    cleaner = Cleaner(f"{socket.gethostname()}:{settings.port}", settings.abandoned_after_seconds)
     servicer = RagServicer(
         Pipeline(upstream, retriever, metrics, settings),
         retriever,
-        Ingester(upstream, metrics, settings.passage_tokens),
+        Ingester(upstream, metrics, settings.passage_tokens, cleaner),
     )
+
+    async def close() -> None:
+        cleaner.close()
+        await upstream.close()
+
     part = server.Part("genmesh.v1.RagService", lambda s: add_RagServiceServicer_to_server(servicer, s))
-    await server.serve("rag", settings, [part], upstream.probes(), registry, upstream.close)
+    await server.serve("rag", settings, [part], upstream.probes(), registry, close)
 
 
 asyncio.run(main())

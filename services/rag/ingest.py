@@ -1,26 +1,21 @@
-"""Documents in: sections, passages, vectors, stored whole or not at all.
-
-A document's passages carry a revision, the time in microseconds. The new ones are stored beside the
-old, which are deleted last; if anything fails on the way, the new ones are taken back and the old ones
-stay. Of two writers of one document the later one wins.
-"""
+"""Documents in: sections, passages, vectors, stored whole or not at all (``versions.py``)."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import grpc
 from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
 from services.rag.documents import Section, context_line, front_matter, is_markdown, sections, title_of
 from services.rag.upstream import Upstream
+from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
+from services.runtime import identity
 from services.runtime.channels import onward
 from services.runtime.errors import AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling
 from services.runtime.metrics import Rag
@@ -29,12 +24,8 @@ log = logging.getLogger(__name__)
 MOST_CHARACTERS, MOST_TITLE_CHARACTERS = 5_000_000, 1000
 CHUNK_CHARACTERS = 1_000_000
 BATCH = 64
+UNDO_SECONDS = 10  # of one call
 TOKEN_CHARACTERS = 3  # of a text, at least on average
-
-
-def quoted(text: str) -> str:
-    """A string as a filter has it."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def document_fault(document: pb.Document) -> tuple[str, str] | None:
@@ -64,8 +55,14 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
 
 
 class Ingester:
-    def __init__(self, upstream: Upstream, metrics: Rag, passage_tokens: int) -> None:
-        self.upstream, self.metrics, self.passage_tokens = upstream, metrics, passage_tokens
+    def __init__(self, upstream: Upstream, metrics: Rag, passage_tokens: int, cleaner: Cleaner) -> None:
+        self.upstream, self.metrics, self.passage_tokens, self.cleaner = upstream, metrics, passage_tokens, cleaner
+
+    async def look(self, collection: str) -> None:
+        """Clear up what writers that died left behind."""
+        metadata = identity.current().metadata()
+        rows = Rows(self.upstream.vectors, collection, lambda: {"metadata": metadata, "timeout": UNDO_SECONDS})
+        await self.cleaner.look(rows, identity.current().tenant)
 
     async def ingest(
         self, document: pb.Document, collection: str, context: Any
@@ -101,32 +98,27 @@ class Ingester:
     async def _store(
         self, document: pb.Document, collection: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
+        begun = time.time()
         text, said = document.text.removeprefix("\ufeff"), dict[str, Any]()
         if markdown := is_markdown(document):
             said, text = front_matter(text)
         parts = sections(text, markdown=markdown, table_characters=TOKEN_CHARACTERS * self.passage_tokens)
         title = title_of(document, parts, str(said.pop("title", "")))
         metadata = said | json_format.MessageToDict(document.metadata)
-        revision = time.time_ns() // 1000
+        rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
+        there = await self._there(rows, document.id)
+        revision = revision_after(there or (), begun)
         chunks = await self._chunks(parts, context)
         if not chunks:
             yield pb.IngestResponse(failed=pb.DocumentFailed(
                 document_id=document.id, reason="DOCUMENT_EMPTY", message="document.text has no text besides markup"))  # fmt: skip
             return
-        mine = f"_document = {quoted(document.id)} AND _revision = {revision}"
-        stored = False
+        writing, head = Writing(rows, document.id, revision), vector_search_pb2.Entity()
+        self.cleaner.live.add(writing.intent.id)
         try:
             for start in range(0, len(chunks), BATCH):
                 batch = chunks[start : start + BATCH]
-                texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
-                with calling("embedding", "Embed"):
-                    answer = await self.upstream.embedding.Embed(
-                        embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
-                    )
-                if failed := next((result.error for result in answer.results if result.HasField("error")), None):
-                    raise InvalidArgument(
-                        f"a passage cannot be embedded: {failed.message}", reason="PASSAGE_NOT_EMBEDDED"
-                    )
+                answer = await self._embed(title, batch, context)
                 entities = [
                     self._entity(
                         document, metadata, title, revision, start + i, section, chunk, result.embedding.values
@@ -134,34 +126,63 @@ class Ingester:
                     for i, ((section, chunk), result) in enumerate(zip(batch, answer.results, strict=True))
                 ]
                 if start == 0:
-                    await self._ensure(collection, answer.dimension, context)
-                stored = True
-                request = vector_search_pb2.UpsertRequest(collection=collection, entities=entities)
-                with calling("vector_search", "Upsert"):
-                    await self.upstream.vectors.Upsert(request, **onward(context))
+                    if there is None:
+                        await self._ensure(collection, answer.dimension, context)
+                    if there or len(chunks) > 1:  # else one write is all
+                        await writing.begin(answer.dimension, self.cleaner.place)
+                    head = entities.pop(0)
+                await writing.add(entities)
                 done = min(start + BATCH, len(chunks))
                 progress = pb.IngestProgress(document_id=document.id, passages_done=done, passages_total=len(chunks))
                 yield pb.IngestResponse(progress=progress)
-            await self._delete(collection, f"_document = {quoted(document.id)} AND _revision < {revision}", context)
+            await writing.commit(head, len(chunks))
         except BaseException:
-            if stored:
+            if writing.begun or writing.doubtful:
                 # Also when the caller left: on a task of its own, with a deadline of its own.
-                undo = asyncio.ensure_future(self._undo(collection, mine, onward(context)["metadata"]))
+                undo = asyncio.ensure_future(self._undo(writing))
                 await asyncio.shield(undo)
             raise
+        finally:
+            self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
         self.metrics.passages.inc(len(chunks))
         total = sum(chunk.token_count for _, chunk in chunks)
         yield pb.IngestResponse(
             ingested=pb.DocumentIngested(document_id=document.id, passage_count=len(chunks), token_count=total)
         )
 
-    async def _undo(self, collection: str, mine: str, metadata: Any) -> None:
-        """Take back what was stored; what fails here must not hide why."""
-        request = vector_search_pb2.DeleteRequest(collection=collection, filter=mine)
+    async def _there(self, rows: Rows, document: str) -> list[Row] | None:
+        """A document's rows; None where the collection is not there."""
         try:
-            await self.upstream.vectors.Delete(request, metadata=metadata, timeout=10)
-        except grpc.RpcError as failure:
-            log.warning("passages of a document that was not taken in are left behind: %s", failure)
+            return await rows.of(document)
+        except GenmeshError as failure:
+            if failure.reason != "COLLECTION_NOT_FOUND":
+                raise
+            return None
+
+    async def _embed(
+        self, title: str, batch: list[tuple[Section, tokenization_pb2.TextChunk]], context: Any
+    ) -> embedding_pb2.EmbedResponse:
+        texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
+        with calling("embedding", "Embed"):
+            answer: embedding_pb2.EmbedResponse = await self.upstream.embedding.Embed(
+                embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
+            )
+        if failed := next((result.error for result in answer.results if result.HasField("error")), None):
+            raise InvalidArgument(f"a passage cannot be embedded: {failed.message}", reason="PASSAGE_NOT_EMBEDDED")
+        return answer
+
+    async def _undo(self, writing: Writing) -> None:
+        """Take back what was stored; what fails here must not hide why, and is the cleaner's."""
+        metadata = identity.current().metadata()
+        rows = Rows(
+            self.upstream.vectors, writing.rows.collection, lambda: {"metadata": metadata, "timeout": UNDO_SECONDS}
+        )
+        try:
+            await take_back(rows, writing)
+        except GenmeshError as failure:
+            log.warning("passages of a document that was not taken in are left behind for now: %s", failure)
+            self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
+            await self.look(writing.rows.collection)
 
     @staticmethod
     def _entity(
@@ -191,15 +212,11 @@ class Ingester:
             if failure.code is not AlreadyExists.code:
                 raise
 
-    async def _delete(self, collection: str, where: str, context: Any) -> int:
-        request = vector_search_pb2.DeleteRequest(collection=collection, filter=where)
-        with calling("vector_search", "Delete"):
-            answer = await self.upstream.vectors.Delete(request, **onward(context))
-        return int(answer.deleted_count)
-
     async def delete(self, collection: str, document_id: str, context: Any) -> int:
         """Delete a document; DOCUMENT_NOT_FOUND where there is none of that id."""
-        count = await self._delete(collection, f"_document = {quoted(document_id)}", context)
+        count = await delete(
+            Rows(self.upstream.vectors, collection, lambda: onward(context)), document_id, self.cleaner.place
+        )
         if not count:
             raise NotFound(
                 f"document_id: there is no document {document_id!r}",

@@ -6,10 +6,10 @@ from typing import Any
 
 from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
-from google.protobuf import json_format
 
 from services.rag.documents import context_line
 from services.rag.upstream import Upstream
+from services.rag.versions import NOTHING, Reading, Rows
 from services.runtime import tracing
 from services.runtime.channels import onward
 from services.runtime.errors import Internal, calling
@@ -17,6 +17,9 @@ from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 DEFAULT_COLLECTION = "default"
+# While documents change: of so many searches the last one's hits are taken, as far as their versions hold. Where other
+# versions take up the room, more hits are asked for.
+SEARCHES, MOST_HITS = 4, 1000
 RETRIEVAL: dict[str, tracing.Value] = {
     tracing.gen_ai.GEN_AI_OPERATION_NAME: "retrieval",
     tracing.gen_ai.GEN_AI_PROVIDER_NAME: "genmesh",
@@ -25,10 +28,12 @@ RETRIEVAL: dict[str, tracing.Value] = {
 
 def to_passage(hit: vector_search_pb2.SearchHit) -> pb.Passage:
     """A stored entity as a passage; names that begin with '_' are ours, the rest is the document's metadata."""
-    metadata = dict(hit.entity.metadata.items())
+    ours = hit.entity.metadata.fields
     passage = pb.Passage(
-        id=hit.entity.id, document_id=str(metadata.get("_document", "")), title=str(metadata.get("_title", "")),
-        headings=json_format.MessageToDict(hit.entity.metadata).get("_headings", []), text=hit.entity.text, score=hit.score,
+        id=hit.entity.id, document_id=ours.get("_document", NOTHING).string_value,
+        title=ours.get("_title", NOTHING).string_value,
+        headings=[one.string_value for one in ours.get("_headings", NOTHING).list_value.values],
+        text=hit.entity.text, score=hit.score,
     )  # fmt: skip
     for name, value in hit.entity.metadata.fields.items():
         if not name.startswith("_"):
@@ -64,10 +69,20 @@ class Retriever:
             collection=collection or DEFAULT_COLLECTION,
             vectors=[vector_search_pb2.QueryVector(values=vector)], limit=limit, filter=where,
         )  # fmt: skip
-        with tracing.span("rag search", attributes=RETRIEVAL), calling("vector_search", "Search"):
-            answer = await self.upstream.vectors.Search(request, **onward(context))
+        reading = Reading(Rows(self.upstream.vectors, request.collection, lambda: onward(context)))
+        kept: list[vector_search_pb2.SearchHit] = []
+        with tracing.span("rag search", attributes=RETRIEVAL):
+            for _ in range(SEARCHES):
+                with calling("vector_search", "Search"):
+                    answer = await self.upstream.vectors.Search(request, **onward(context))
+                hits = answer.results[0].hits
+                kept, again = await reading.whole(hits)
+                short = len(kept) < limit and len(hits) == request.limit < MOST_HITS
+                if not again and not short:
+                    break
+                request.limit = min(2 * request.limit, MOST_HITS) if short else request.limit
         self._done(watch, "search")
-        return [to_passage(hit) for hit in answer.results[0].hits]
+        return [to_passage(hit) for hit in kept[:limit]]
 
     async def rerank(
         self, question: str, passages: list[pb.Passage], top: int, context: Any, watch: Stopwatch

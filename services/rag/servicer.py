@@ -25,7 +25,9 @@ class RagServicer(pb_grpc.RagServiceServicer):
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         collection = ""
         async for request in request_iterator:
-            collection = collection or request.collection or DEFAULT_COLLECTION
+            if not collection:
+                collection = request.collection or DEFAULT_COLLECTION
+                await self.ingester.look(collection)
             async with aclosing(self.ingester.ingest(request.document, collection, context)) as events:
                 async for event in events:
                     yield event

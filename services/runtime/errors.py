@@ -67,6 +67,10 @@ class FailedPrecondition(GenmeshError):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"
 
 
+class Aborted(GenmeshError):
+    code, reason = grpc.StatusCode.ABORTED, "ABORTED"
+
+
 class Unauthenticated(GenmeshError):
     code, reason = grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"
 

@@ -195,13 +195,19 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         self._ids(fields, request.ids)
         if request.ids and request.filter.strip():
             fields.fault("filter", "ids and a filter exclude each other")
+        if request.ids and request.id_prefix:
+            fields.fault("id_prefix", "ids and id_prefix exclude each other")
+        if len(request.id_prefix.encode()) > 256:
+            fields.fault("id_prefix", f"has {len(request.id_prefix.encode())} bytes; at most 256 are allowed")
         size = fields.defaulted("page_size", request.page_size, 100, 1000)
         fields.done()
         tenant, ids = identity.current().tenant, list(dict.fromkeys(request.ids))
         response, room = pb.GetResponse(), ANSWER_BYTES
         if not request.ids:
             expression, after = compile_filter(request.filter), place_of(request.page_token)
-            ids = await self.store.ids_after(tenant, request.collection, expression, after, size + 1)
+            ids = await self.store.ids_after(
+                tenant, request.collection, expression, after, size + 1, prefix=request.id_prefix
+            )
             if len(ids) > size:
                 ids.pop()
                 response.next_page_token = token_of(ids[-1])

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ MOST_ROWS = 16_384
 BLOCK_BYTES, ROW_BYTES = 16 * 2**20, 256 + 2 * 2**16
 # pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
 CONNECT_FAILED, NOT_FOUND, NOT_LOADED = 2, 100, 101
-PROPERTY = "genmesh.description"
+# A collection's properties; MAKER is whose call made it.
+DESCRIPTION, METRIC, MAKER = "genmesh.description", "genmesh.metric", "genmesh.maker"
 
 
 @dataclass(frozen=True)
@@ -193,24 +195,32 @@ class Store:
     # Collections
 
     async def create(self, tenant: str, name: str, dimension: int, metric: str, description: str) -> None:
-        physical = self.physical(tenant, name)
+        physical, mine = self.physical(tenant, name), uuid.uuid4().hex
 
         def work(client: MilvusClient) -> bool:
-            if client.has_collection(physical):
-                return False
-            schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-            schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=256)
-            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
-            schema.add_field("text", DataType.VARCHAR, max_length=65_535)
-            schema.add_field("metadata", DataType.JSON)
-            index = client.prepare_index_params()
-            index.add_index("vector", index_type="HNSW", metric_type=metric, params={"M": 16, "efConstruction": 128})
-            properties = {PROPERTY: description} if description else {}
-            client.create_collection(
-                physical, schema=schema, index_params=index, properties=properties, consistency_level="Strong",
-                timeout=CALL_TIMEOUT_SECONDS,
-            )  # fmt: skip
-            return True
+            """Whether it was not there. Of several at once Milvus may tell each that it made the collection."""
+            properties = {DESCRIPTION: description, METRIC: metric, MAKER: mine}
+            failure = None
+            if not client.has_collection(physical, timeout=CALL_TIMEOUT_SECONDS):
+                schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+                schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=256)
+                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+                schema.add_field("text", DataType.VARCHAR, max_length=65_535)
+                schema.add_field("metadata", DataType.JSON)
+                try:
+                    client.create_collection(
+                        physical, schema=schema, properties={k: v for k, v in properties.items() if v},
+                        consistency_level="Strong", timeout=CALL_TIMEOUT_SECONDS,
+                    )  # fmt: skip
+                except MilvusException as refused:
+                    failure = refused
+            try:
+                found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+            except MilvusException as lost:
+                raise failure or lost from None
+            made = found.get("properties") or {}
+            _index(client, physical, made.get(METRIC))
+            return bool(made.get(MAKER) == mine)
 
         if not await self._call("create", physical, work):
             raise AlreadyExists(
@@ -226,7 +236,7 @@ class Store:
         def work(client: MilvusClient) -> CollectionInfo:
             found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
             counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=CALL_TIMEOUT_SECONDS)
-            description = (found.get("properties") or {}).get(PROPERTY, "")
+            description = (found.get("properties") or {}).get(DESCRIPTION, "")
             return CollectionInfo(name, _shape(client, physical, found), description, int(counted[0]["count(*)"]))
 
         found = await self._call("describe", physical, work)
@@ -266,7 +276,7 @@ class Store:
         physical = self.physical(tenant, name)
 
         def work(client: MilvusClient) -> bool:
-            if not client.has_collection(physical):
+            if not client.has_collection(physical, timeout=CALL_TIMEOUT_SECONDS):
                 return False
             client.drop_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
             return True
@@ -320,9 +330,13 @@ class Store:
                 if known in found:
                     yield found[known]
 
-    async def ids_after(self, tenant: str, name: str, expression: str, after: str, most: int) -> list[str]:
-        """Up to ``most`` ids that an expression selects, ascending, after an id."""
-        place = f"id > {literal(after)}"
+    async def ids_after(
+        self, tenant: str, name: str, expression: str, after: str, most: int, *, prefix: str = ""
+    ) -> list[str]:
+        """Up to ``most`` ids that begin with a prefix and that an expression selects, ascending, after an id."""
+        place = f"id > {literal(after)}" if after >= prefix else f"id >= {literal(prefix)}"
+        if end := end_of(prefix):
+            place += f" and id < {literal(end)}"
         # As an iterator's: ordered by id. Without, a limit takes any rows.
         rows = await self._query(
             self.physical(tenant, name), f"{place} and {expression}" if expression else place, ["id"],
@@ -390,13 +404,39 @@ class Store:
 
 def _shape(client: MilvusClient, physical: str, described: dict[str, Any]) -> Shape:
     dimension = next(f for f in described["fields"] if f["name"] == "vector")["params"]["dim"]
-    index = client.describe_index(physical, "vector", timeout=CALL_TIMEOUT_SECONDS)
-    return Shape(int(dimension), index["metric_type"])
+    metric = (described.get("properties") or {}).get(METRIC)
+    if metric is None:  # made before metrics were among the properties
+        metric = client.describe_index(physical, "vector", timeout=CALL_TIMEOUT_SECONDS)["metric_type"]
+    return Shape(int(dimension), metric)
+
+
+def _index(client: MilvusClient, physical: str, metric: str | None) -> None:
+    """Make a new collection's index and load it, also where who made the collection did not come to that."""
+    if metric is None:
+        return
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="HNSW", metric_type=metric, params={"M": 16, "efConstruction": 128})
+    if not client.list_indexes(physical, timeout=CALL_TIMEOUT_SECONDS):
+        try:
+            client.create_index(physical, index, timeout=CALL_TIMEOUT_SECONDS)
+        except MilvusException:  # another was faster
+            if not client.list_indexes(physical, timeout=CALL_TIMEOUT_SECONDS):
+                raise
+    client.load_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
 
 
 def _among(ids: Sequence[str]) -> str:
     """The expression that selects these ids. pymilvus' own, for ``ids=``, pastes them between quotes as they are."""
     return f"id in [{', '.join(map(literal, ids))}]"
+
+
+def end_of(prefix: str) -> str:
+    """The least text, by code points, that is greater than each that begins with a prefix; "" where there is none."""
+    kept = prefix.rstrip("\U0010ffff")
+    if not kept:
+        return ""
+    last = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # half a surrogate pair is no text
 
 
 def _unavailable() -> Unavailable:

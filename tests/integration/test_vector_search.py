@@ -137,12 +137,12 @@ def scratch(running) -> Iterator[str]:
         client.vector_search.DeleteCollection({"collection": name})
 
 
-def pages(client: Client, name: str, size: int, where: str = "") -> list[str]:
+def pages(client: Client, name: str, size: int, where: str = "", prefix: str = "") -> list[str]:
     """The ids of all pages, as they come."""
     seen: list[str] = []
     token = ""
     while True:
-        asked = {"collection": name, "page_size": size, "page_token": token, "filter": where}
+        asked = {"collection": name, "page_size": size, "page_token": token, "filter": where, "id_prefix": prefix}
         page = client.vector_search.Get(asked)
         seen += [e.id for e in page.entities]
         token = page.next_page_token
@@ -167,6 +167,10 @@ def test_what_was_stored_is_returned_and_nothing_else_changes(client: Client, sc
 
     for text in ids:
         assert pages(client, scratch, 3, where(text)) == [text]
+        for prefix in (text, text[:1], text[:-1] + "\U0010ffff"):
+            assert pages(client, scratch, 2, "", prefix) == sorted(i for i in ids if i.startswith(prefix))
+        assert pages(client, scratch, 3, where(text), text[:1]) == [text]
+        assert pages(client, scratch, 3, where(text), text + "#") == []
     client.vector_search.Upsert({"collection": scratch, "entities": [rows[0] | {"text": "anew"}]})
     assert (
         client.vector_search.Delete({"collection": scratch, "ids": [ids[-1], ids[-1] + "#absent"]}).deleted_count == 1
@@ -186,6 +190,20 @@ def test_an_id_selects_no_other(client: Client, filled: str) -> None:
     assert client.vector_search.GetCollection({"collection": filled}).collection.entity_count == 20
 
 
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"ids": ["a"], "id_prefix": "a"}, "id_prefix"),
+        ({"id_prefix": "é" * 129}, "id_prefix"),
+        ({"page_token": "!"}, "page_token"),
+    ],
+)
+def test_a_bad_page_names_its_field(client: Client, filled: str, request_: dict, field: str) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        client.vector_search.Get({"collection": filled} | request_)
+    assert failure.value.field_violations[0].field == field
+
+
 def test_pages_of_more_rows_than_one_answer_holds(client: Client, collection: str) -> None:
     client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
     ids = [f"{i:06}" for i in range(20_000)]
@@ -194,6 +212,7 @@ def test_pages_of_more_rows_than_one_answer_holds(client: Client, collection: st
         client.vector_search.Upsert({"collection": collection, "entities": batch[::-1]})
     assert pages(client, collection, 1000) == ids
     assert pages(client, collection, 1000, "odd = 1") == ids[1::2]
+    assert pages(client, collection, 7, "", "0120") == ids[12_000:12_100]
     assert client.vector_search.Delete({"collection": collection, "filter": "odd = 1"}).deleted_count == 10_000
     assert pages(client, collection, 1000) == ids[::2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 import shutil
@@ -133,6 +134,14 @@ def test_pages_are_whole_and_in_order_whatever_changes_between_them(running: Run
         if len(seen) > 1000:
             running.client.flush(running.collection, timeout=60)
     assert seen == sorted({*ids, *added} - gone)
+    between = running.client.query(
+        running.collection, filter='id >= "002" and id < "0021"', output_fields=["id"], limit=400, iterator="True"
+    )
+    assert [row["id"] for row in between] == [one for one in seen if "002" <= one < "0021"]
+    for start in range(0, len(seen), 500):  # most are gone, and the rest is found
+        running.client.delete(running.collection, filter=f"id in {json.dumps(seen[start : start + 490])}")
+    left = running.client.query(running.collection, filter='id > ""', output_fields=["id"], limit=400, iterator="True")
+    assert [row["id"] for row in left] == [one for at, one in enumerate(seen) if at % 500 >= 490]
 
 
 @pytest.mark.nightly
