@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from genmesh.v1 import embedding_pb2, vector_search_pb2
@@ -9,8 +10,8 @@ from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
 from services.rag.upstream import Upstream
-from services.rag.versions import NOTHING, Reading, Rows
-from services.runtime import tracing
+from services.rag.versions import NOTHING, Known, Reading, Rows
+from services.runtime import identity, tracing
 from services.runtime.channels import onward
 from services.runtime.errors import Internal, calling
 from services.runtime.metrics import Rag
@@ -48,6 +49,7 @@ def context_of(passage: pb.Passage) -> str:
 class Retriever:
     def __init__(self, upstream: Upstream, metrics: Rag, candidates: int) -> None:
         self.upstream, self.metrics, self.candidates = upstream, metrics, candidates
+        self.known = Known()
 
     def _done(self, watch: Stopwatch, stage: str) -> None:
         self.metrics.stage.labels(stage).observe(watch.stage(stage))
@@ -69,14 +71,16 @@ class Retriever:
             collection=collection or DEFAULT_COLLECTION,
             vectors=[vector_search_pb2.QueryVector(values=vector)], limit=limit, filter=where,
         )  # fmt: skip
-        reading = Reading(Rows(self.upstream.vectors, request.collection, lambda: onward(context)))
+        rows = Rows(self.upstream.vectors, request.collection, lambda: onward(context))
+        reading = Reading(rows, self.known, identity.current().tenant)
         kept: list[vector_search_pb2.SearchHit] = []
         with tracing.span("rag search", attributes=RETRIEVAL):
             for _ in range(SEARCHES):
+                begun = time.monotonic()
                 with calling("vector_search", "Search"):
                     answer = await self.upstream.vectors.Search(request, **onward(context))
                 hits = answer.results[0].hits
-                kept, again = await reading.whole(hits)
+                kept, again = await reading.whole(hits, begun)
                 short = len(kept) < limit and len(hits) == request.limit < MOST_HITS
                 if not again and not short:
                     break

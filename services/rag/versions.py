@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 import uuid
@@ -219,17 +220,34 @@ async def delete(rows: Rows, document: str, place: str) -> int:
     return count
 
 
+class Known:
+    """Heads that are known to have been there, and since when (monotonic)."""
+
+    def __init__(self, most: int = 100_000) -> None:
+        self.most = most
+        self._since: dict[tuple[str, str, str], float] = {}
+
+    def since(self, tenant: str, collection: str, head: str) -> float:
+        return self._since.get((tenant, collection, head), math.inf)
+
+    def add(self, tenant: str, collection: str, heads: Iterable[str]) -> None:
+        if len(self._since) > self.most:
+            self._since.clear()
+        now = time.monotonic()
+        for head in heads:
+            self._since.setdefault((tenant, collection, head), now)
+
+
 class Reading:
     """One question's look at documents, over one search or more."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        self._known: set[str] = set()  # heads that were there before the search at hand
-        self._gone: set[str] = set()  # heads that were not, of documents without any
+    def __init__(self, rows: Rows, known: Known, tenant: str) -> None:
+        self.rows, self.known, self.tenant = rows, known, tenant
+        self._gone: set[str] = set()  # heads that were not there, of documents without any
 
-    async def whole(self, hits: Sequence[SearchHit]) -> tuple[list[SearchHit], bool]:
+    async def whole(self, hits: Sequence[SearchHit], begun: float) -> tuple[list[SearchHit], bool]:
         """Of a search's hits those of versions that hold; and whether another search may see more of these documents, as a
-        version was committed or deleted meanwhile."""
+        version was committed or deleted meanwhile. ``begun``: when the search was (monotonic)."""
         found = [(hit, row_of(hit.entity)) for hit in hits]
         rows = [row for _, row in found if row is not None]
         seen = {row.id for row in rows if row.position == 0}
@@ -237,22 +255,23 @@ class Reading:
         entities = [
             one for start in range(0, len(asked), PAGE) for one in await self.rows.get(asked[start : start + PAGE])
         ]
-        fresh = {
-            one.id for one in entities
-            if time.time() - one.metadata.fields.get("_committed", NOTHING).number_value < SETTLED_SECONDS
-        } - self._known  # fmt: skip
+        fresh = any(
+            time.time() - one.metadata.fields.get("_committed", NOTHING).number_value < SETTLED_SECONDS
+            and self.known.since(self.tenant, self.rows.collection, one.id) > begun
+            for one in entities
+        )
         committed = seen.union(one.id for one in entities)
         holds: dict[str, int] = {}
         for row in rows:
             if row.head in committed:
                 holds[row.document] = max(row.revision, holds.get(row.document, 0))
         gone = {row.head for row in rows if row.position > 0 and row.document not in holds} - self._gone
-        self._known |= committed
+        self.known.add(self.tenant, self.rows.collection, committed)
         self._gone |= gone
         kept = [
             hit for hit, row in found if row is None or (row.position >= 0 and row.revision == holds.get(row.document))
         ]
-        return kept, bool(fresh or gone)
+        return kept, fresh or bool(gone)
 
 
 class Cleaner:

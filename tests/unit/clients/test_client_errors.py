@@ -34,7 +34,8 @@ def test_each_error_of_a_service_arrives_as_the_class_of_its_name(kind: type[ser
     [
         (grpc.StatusCode.CANCELLED, client.Cancelled),
         (grpc.StatusCode.PERMISSION_DENIED, client.PermissionDenied),
-        (grpc.StatusCode.ABORTED, client.GenmeshError),
+        (grpc.StatusCode.ABORTED, client.Aborted),
+        (grpc.StatusCode.OUT_OF_RANGE, client.GenmeshError),
         (grpc.StatusCode.UNKNOWN, client.GenmeshError),
         (grpc.StatusCode.DATA_LOSS, client.GenmeshError),
     ],

@@ -16,7 +16,7 @@ from genmesh.v1.vector_search_pb2 import Entity
 
 from services.rag import versions
 from services.rag.retrieval import SEARCHES
-from services.rag.versions import Cleaner, Reading, Row, Rows, Writing, delete, newest, revision_after, row_of
+from services.rag.versions import Cleaner, Known, Reading, Row, Rows, Writing, delete, newest, revision_after, row_of
 from services.runtime.errors import Aborted
 from services.vector_search.store import end_of
 
@@ -110,11 +110,12 @@ async def write(rows: Rows, revision: int, count: int) -> int:
     return revision
 
 
-async def read(memory: Memory, *, heads: bool) -> list[Row] | None:
+async def read(memory: Memory, known: Known, *, heads: bool) -> list[Row] | None:
     """As ``Retriever.search`` does, where position 0 is among the hits, or is not; None where it gave up."""
-    reading = Reading(memory.rows())
+    reading = Reading(memory.rows(), known, "tenant")
     for _ in range(SEARCHES):
-        kept, again = await reading.whole(await memory.search(heads=heads))
+        begun = time.monotonic()
+        kept, again = await reading.whole(await memory.search(heads=heads), begun)
         if not again:
             return [row for hit in kept if (row := row_of(hit.entity)) is not None]
     return None
@@ -126,10 +127,11 @@ SIZES = {100: 3, 200: 2, 300: 4}  # of the version that is there, and of those t
 async def history(seed: int, *, dying: str = "", deleted: bool = False) -> tuple[dict[str, Any], dict[str, Entity]]:
     orders, there = Orders(seed), {entity.id: entity for entity in passages(100, SIZES[100])}
     seen: list[tuple[bool, list[Row]]] = []
+    known = Known(most=2)
 
     async def reader(memory: Memory, *, heads: bool) -> None:
         for _ in range(6):
-            if (found := await read(memory, heads=heads)) is not None:
+            if (found := await read(memory, known, heads=heads)) is not None:
                 seen.append((heads, found))
 
     work: dict[str, Callable[[Memory], Awaitable[Any]]] = {

@@ -61,6 +61,10 @@ class Unauthenticated(GenmeshError):
     pass
 
 
+class Aborted(GenmeshError):
+    pass
+
+
 class PermissionDenied(GenmeshError):
     pass
 
@@ -97,6 +101,7 @@ _CLASSES: dict[grpc.StatusCode, type[GenmeshError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
