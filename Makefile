@@ -134,6 +134,7 @@ cluster-down: setup ## Take it away
 bench: proto models ## Measure hops, embedding, cancellation, memory, and Genmesh against its peers
 	@scripts/packages.sh $(PYTHON) nginx cmake g++
 	@PYTHONPATH=. $(BIN)/python -m loadtest.bench
+	@PYTHONPATH=. $(BIN)/python -m loadtest.fairness
 	@PYTHONPATH=. $(BIN)/python -m loadtest.peers
 	@PYTHONPATH=. $(BIN)/python -m loadtest.peers generation --generator 110m
 

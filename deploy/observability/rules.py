@@ -162,6 +162,12 @@ def alerts() -> list[Alert]:
         Alert("GenmeshSaturated", (("max by (service) (genmesh:saturation:ratio)", "> 0.9"),), "5m", "ticket",
               "{{ $labels.service }} runs more than 90 % of the calls it may run at once.",
               "Add replicas before calls are refused."),
+        Alert("GenmeshEventLoopLag",
+              (('histogram_quantile(0.99, sum by (job, instance, le)'
+                ' (rate({__name__=~"genmesh_.+_event_loop_lag_seconds_bucket"}[5m])))', "> 0.25"),),
+              "5m", "ticket", "The event loop of {{ $labels.job }} at {{ $labels.instance }} is late: every call waits there.",
+              "Work of the processor holds it up, or the processor is too busy: see which method the time goes to (dashboard of "
+              "the service) and what its CPU limit is; add replicas."),
         Alert("GenmeshGenerationQueueing", ((f"sum(avg_over_time({WAITING}[5m]))", "> 8"),), "5m",
               "page", "More than 8 prompts wait for a slot of the generator on average.",
               "Add Triton replicas, or lower max_tokens; TTFT grows with this queue."),

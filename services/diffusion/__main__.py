@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from genmesh.v1.diffusion_pb2_grpc import add_DiffusionServiceServicer_to_server
 
 from services.diffusion.images import Painter
 from services.diffusion.servicer import DiffusionServicer
 from services.diffusion.settings import Settings
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.metrics import Diffusion, Models
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
@@ -31,4 +29,4 @@ async def main() -> None:
     await server.serve("diffusion", settings, [part], probes, registry, triton.close)
 
 
-asyncio.run(main())
+loop.run(main())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from genmesh.v1 import diffusion_pb2 as pb
-from PIL import Image
+from PIL import Image, ImageOps
 
 from services.runtime.errors import invalid
 from services.runtime.metrics import Diffusion
@@ -21,7 +21,7 @@ from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_SEED = 2**53 - 1
+MOST_SEED = 2**32 - 1  # more than that engines' generators of noise do not tell apart
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Order:
     seed: int
     preview_every_steps: int
     upscale: bool
+    truncated: tuple[str, ...]  # fields of which the model does not read all
 
 
 def order(request: pb.GenerateImageRequest, card: Card) -> Order:
@@ -57,9 +58,12 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
     fields.number("seed", seed, 0, MOST_SEED)
     fields.number("preview_every_steps", request.preview_every_steps, 0, 200)
     fields.done()
+    # Without guidance there is nothing to steer away from.
+    negative = request.negative_prompt if guidance > 1 else ""
+    texts = {"prompt": request.prompt, "negative_prompt": negative}
     return Order(
         request.prompt,
-        request.negative_prompt,
+        negative,
         width,
         height,
         steps,
@@ -67,7 +71,13 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
         seed,
         request.preview_every_steps,
         request.upscale,
+        tuple(name for name, text in texts.items() if overlong(text, card)),
     )
+
+
+def overlong(text: str, card: Card) -> bool:
+    """Whether a text has more tokens than the least of the model's text encoders reads."""
+    return any(len(tokenizer.encode(text)) > window for tokenizer, window in card.text_encoders)
 
 
 @dataclass(frozen=True)
@@ -92,15 +102,25 @@ def from_file(data: bytes, card: Card) -> np.ndarray:
                 most = card.facts["max_pixels"]
                 raise invalid("image", f"has {width} x {height} pixels; at most {most} in all are allowed")
             image.load()
-            if image.has_transparency_data:
-                laid = Image.new("RGBA", image.size, "white")
-                laid.alpha_composite(image.convert("RGBA"))
-                return np.asarray(laid.convert("RGB"))
-            return np.asarray(image.convert("RGB"))
+            # As the camera was held.
+            upright = eight_bits(ImageOps.exif_transpose(image))
+            if upright.has_transparency_data:
+                laid = Image.new("RGBA", upright.size, "white")
+                laid.alpha_composite(upright.convert("RGBA"))
+                upright = laid
+            return np.asarray(upright.convert("RGB"))
     except Image.DecompressionBombError:
         raise invalid("image", f"has far more than the {card.facts['max_pixels']} pixels that are allowed") from None
     except (OSError, ValueError, SyntaxError):
         raise invalid("image", "is not a whole PNG, JPEG or WebP file", reason="IMAGE_UNREADABLE") from None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A picture whose channels have 16 bits with the upper eight of them: Pillow would cut off what is above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(np.int64)
+    return Image.fromarray((np.clip(levels, 0, 65_535) // 257).astype(np.uint8), "L")
 
 
 def to_png(pixels: np.ndarray, seed: int) -> pb.Image:

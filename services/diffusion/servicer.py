@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -14,6 +13,7 @@ from services.diffusion.images import Painter, from_file, order, to_png
 from services.runtime.errors import Unavailable, invalid
 from services.runtime.models import Catalogue
 from services.runtime.outcome import Stopwatch
+from services.runtime.work import ALWAYS, aside
 
 
 class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
@@ -40,12 +40,16 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
                         picture = await self.painter.upscale(upscaler, picture, context.time_remaining())
                         watch.stage("upscale")
                     watch.content()
+                    drawn = await aside(picture.nbytes, to_png, picture, wanted.seed)
                     image = pb.GenerateImageResponse(
-                        image=to_png(picture, wanted.seed), timings=watch.timings(), model_revision=card.revision
-                    )
+                        image=drawn, timings=watch.timings(), model_revision=card.revision,
+                        truncated_fields=wanted.truncated,
+                    )  # fmt: skip
                     yield pb.StreamGenerateImageResponse(image=image)
                 else:
-                    preview = None if picture is None else to_png(picture, wanted.seed)
+                    preview = None
+                    if picture is not None:
+                        preview = await aside(picture.nbytes, to_png, picture, wanted.seed)
                     step = pb.DiffusionStep(step=event.step, total_steps=wanted.steps, preview=preview)
                     yield pb.StreamGenerateImageResponse(step=step)
 
@@ -62,11 +66,11 @@ class DiffusionServicer(pb_grpc.DiffusionServiceServicer):
     async def UpscaleImage(self, request: pb.UpscaleImageRequest, context: Any) -> pb.UpscaleImageResponse:
         card = self.catalogue.get(request.model, "upscaler", "upscale")
         watch = Stopwatch()
-        pixels = await asyncio.to_thread(from_file, request.image, card)
+        pixels = await aside(ALWAYS, from_file, request.image, card)
         watch.stage("read")
         larger = await self.painter.upscale(card, pixels, context.time_remaining())
         watch.stage("upscale")
-        image = await asyncio.to_thread(to_png, larger, 0)
+        image = await aside(larger.nbytes, to_png, larger, 0)
         watch.stage("write")
         watch.content()
         return pb.UpscaleImageResponse(image=image, timings=watch.timings(), model_revision=card.revision)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from genmesh.v1.embedding_pb2_grpc import add_EmbeddingServiceServicer_to_server
 
 from services.embedding.servicer import EmbeddingServicer
 from services.embedding.settings import Settings
 from services.embedding.vectors import Vectors
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.cache import Cache
 from services.runtime.metrics import Embedding, Models
 from services.runtime.models import Catalogue
@@ -42,4 +40,4 @@ async def main() -> None:
     await server.serve("embedding", settings, [part], probes, registry, close, cache.probes())
 
 
-asyncio.run(main())
+loop.run(main())

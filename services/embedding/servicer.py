@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,12 @@ from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import embedding_pb2 as pb
 from genmesh.v1 import embedding_pb2_grpc as pb_grpc
 
-from services.embedding.vectors import Vectors
+from services.embedding.vectors import Embedded, Vectors
 from services.runtime.metrics import Embedding
-from services.runtime.models import Catalogue
+from services.runtime.models import Card, Catalogue
 from services.runtime.outcome import cache_info
 from services.runtime.validation import Fields
+from services.runtime.work import aside
 
 CHARACTERS = 100_000
 
@@ -56,17 +57,27 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         faults = [input_fault(text) for text in request.inputs]
         good = [text for text, fault in zip(request.inputs, faults, strict=True) if fault is None]
         embedded, answered = await self.vectors.embed(card, good, context.time_remaining()) if good else ([], True)
+        size = 4 * card.facts["dimension"] * len(embedded)
+        return await aside(size, self._response, card, request, faults, embedded, answered=answered)
+
+    def _response(
+        self, card: Card, request: pb.EmbedRequest, faults: Sequence[pb.InputError | None], embedded: Sequence[Embedded],
+        *, answered: bool,
+    ) -> pb.EmbedResponse:  # fmt: skip
         response = pb.EmbedResponse(dimension=card.facts["dimension"], model_revision=card.revision)
         rest = iter(embedded)
         read = 0
         for fault in faults:
             if fault is None:
                 item = next(rest)
-                if request.reject_overlong and item.tokens > card.context_tokens:
+                truncated = item.tokens > card.context_tokens
+                if request.reject_overlong and truncated:
                     message = f"the input has {item.tokens} tokens; the model reads {card.context_tokens}"
                     fault = pb.InputError(reason="INPUT_TOO_LONG", message=message)
                 else:
-                    response.results.add().embedding.values.extend(item.vector.tolist())
+                    result = response.results.add().embedding
+                    result.values.extend(item.vector.tolist())
+                    result.truncated = truncated
                     read += 0 if item.cached else min(item.tokens, card.context_tokens)
             if fault is not None:
                 response.results.add().error.CopyFrom(fault)

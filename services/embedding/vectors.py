@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from services.runtime.cache import Cache
 from services.runtime.metrics import Embedding, Tenants
 from services.runtime.models import Card
 from services.runtime.triton import Triton, text_column
+from services.runtime.work import together
 
 # Texts in one request to Triton; its batcher joins requests, and replicas share the parts of a large call.
 PART = 128
@@ -35,6 +35,8 @@ class Vectors:
         """One result a text, and whether the cache answered."""
         keys = [self.cache.key(card.revision, text) for text in texts]
         found, answered = await self.cache.get(keys)
+        whole = 4 + 4 * card.facts["dimension"]
+        found = [entry if entry is None or len(entry) == whole else None for entry in found]  # others are broken
         missing = [i for i, entry in enumerate(found) if entry is None]
 
         async def work(positions: list[int]) -> list[bytes]:
@@ -51,8 +53,8 @@ class Vectors:
     async def _compute(self, card: Card, texts: list[str], timeout: float | None) -> list[bytes]:
         """Each vector as the cache keeps it: the token count in 4 bytes, then float32, little-endian."""
         parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
-        answers = await asyncio.gather(
-            *(self.triton.infer(card, {"text": text_column(part)}, timeout, "embeddings") for part in parts)
+        answers = await together(
+            self.triton.infer(card, {"text": text_column(part)}, timeout, "embeddings") for part in parts
         )
         entries, read = [], 0
         for part, answer in zip(parts, answers, strict=True):

@@ -20,7 +20,7 @@ from services.gateway.keys import Keys
 from services.gateway.settings import Settings
 from services.gateway.status import Status, serve
 from services.gateway.tls import credentials
-from services.runtime import channels, logs, server, tracing
+from services.runtime import channels, logs, loop, server, tracing
 from services.runtime.health import Health, channel_probe
 from services.runtime.metrics import Gateway
 from services.runtime.settings import load
@@ -69,7 +69,7 @@ async def main() -> None:
             ) from None
         watching = asyncio.create_task(status.watch())
     try:
-        await server.run(gateway, settings, health, registry, list(routes), credentials(settings))
+        await server.run(gateway, settings, health, registry, counted.lag, list(routes), credentials(settings))
     finally:
         if page is not None and watching is not None:
             watching.cancel()
@@ -77,4 +77,4 @@ async def main() -> None:
         await asyncio.gather(*(channel.close() for channel in to.values()))
 
 
-asyncio.run(main())
+loop.run(main())

@@ -22,6 +22,7 @@ from services.gateway.status import Status
 from services.runtime import identity, tracing
 from services.runtime.calls import Call, Calls, check_size
 from services.runtime.errors import (
+    MESSAGE_BYTES,
     DeadlineExceeded,
     GenmeshError,
     Internal,
@@ -34,6 +35,7 @@ from services.runtime.errors import (
 from services.runtime.metrics import Gateway, Server, Tenants
 
 log = logging.getLogger(__name__)
+X_REQUEST_ID = "x-request-id"
 CONTENT = b"\x0a"  # field 1, length-delimited
 # Metadata that is this hop's own and never forwarded.
 DROPPED = ("authorization", "x-api-key", "user-agent", "te", "content-type")
@@ -99,6 +101,13 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     # One call
 
+    def _begin(self, path: str, name: str, context: Any, *, streams: bool = False) -> Call:
+        """A call has its caller's ``x-request-id``, else one of ours; every response has it."""
+        call = self.calls.begin(path, context, name=name, streams=streams)
+        given = dict(context.invocation_metadata() or ())
+        call.request_id = str(given.get(X_REQUEST_ID) or os.urandom(16).hex())[:128]
+        return call
+
     def _inward(self, call: Call, context: Any) -> identity.Metadata:
         """The metadata that travels inward: the caller's own, less what is this hop's, and who calls."""
         given = tuple((key, value) for key, value in context.invocation_metadata() or ())
@@ -114,9 +123,9 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             for key, value in given
             if key not in DROPPED and not key.startswith((identity.RESERVED, "grpc-", ":"))
         )
-        request_id = next((str(v) for k, v in given if k == "x-request-id" and v), os.urandom(16).hex())[:128]
-        call.request_id = request_id
-        own = ((identity.IDENTITY, identity.sign(self.secret, tenant)), (identity.REQUEST_ID, request_id))
+        caller = identity.Call(tenant, call.request_id, identity.sign(self.secret, tenant))
+        identity.enter(caller)
+        own = caller.metadata()
         if tracing.on():  # this hop's span takes the place of the caller's
             kept = ((key, value) for key, value in kept if key not in identity.PASSED_ON)
             return (*kept, *own, *tracing.headers().items())
@@ -130,13 +139,13 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         path = path.lstrip("/")
 
         async def forward(request: bytes, context: Any) -> bytes | None:
-            with self.calls.begin(path, context, name=name) as call:
+            with self._begin(path, name, context) as call:
                 try:
                     timeout = call.admit(context)
                     with tracing.client(path):
                         running = inner(self._checked(request), timeout=timeout, metadata=self._inward(call, context))
                         response: bytes = await running
-                    await self._pass_metadata(running, context)
+                    await self._pass_metadata(running, call, context)
                     return response
                 except BaseException as failure:
                     if call.left(failure, context):
@@ -162,19 +171,20 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                         running.cancel()
                         return
 
-            with self.calls.begin(path, context, name=name, streams=True) as call, tracing.client(path):
+            with self._begin(path, name, context, streams=True) as call, tracing.client(path):
                 try:
                     timeout = call.admit(context)
                     body = self._checked(request) if isinstance(request, bytes) else checked(request)
                     running = inner(body, timeout=timeout, metadata=self._inward(call, context))
                     running._cython_call = _Told(running._cython_call)
                     # As soon as the service sends it: only the first content itself is on TTFT's path.
-                    await context.send_initial_metadata(await running.initial_metadata())
+                    begun = await running.initial_metadata()
+                    await context.send_initial_metadata((*begun, (X_REQUEST_ID, call.request_id)))
                     async for message in running:
                         if message[:1] == CONTENT:
                             call.content()
                         yield message
-                    await self._pass_metadata(running, context)
+                    await self._pass_metadata(running, call, context)
                 except BaseException as failure:
                     if not fault and call.left(failure, context):
                         raise
@@ -187,15 +197,14 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _abort(self, call: Call, name: str, failure: BaseException, context: Any) -> None:
         call.code, message, details = self._explain(name, failure)
-        given = dict(context.invocation_metadata() or ())
-        self.status.failed(name, call.code, call.request_id or str(given.get("x-request-id", ""))[:128], details)
-        await context.abort(call.code, message, details)
+        self.status.failed(name, call.code, call.request_id, details)
+        await context.abort(call.code, message, (*details, (X_REQUEST_ID, call.request_id)))
 
     @staticmethod
-    async def _pass_metadata(running: Any, context: Any) -> None:
-        found = await running.trailing_metadata()
-        if found:
-            context.set_trailing_metadata(tuple((k, v) for k, v in found if not k.startswith(identity.RESERVED)))
+    async def _pass_metadata(running: Any, call: Call, context: Any) -> None:
+        found = await running.trailing_metadata() or ()
+        passed = ((k, v) for k, v in found if not k.startswith(identity.RESERVED))
+        context.set_trailing_metadata((*passed, (X_REQUEST_ID, call.request_id)))
 
     @staticmethod
     def _explain(name: str, failure: BaseException) -> Abort:
@@ -218,4 +227,4 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         else:
             log.exception("unexpected failure in %s", name)
             error = Internal("an unexpected error; the gateway's log has the cause", reason="UNEXPECTED")
-        return error.code, clipped(error.message, 1000), trailing(error)
+        return error.code, clipped(error.message, MESSAGE_BYTES), trailing(error)

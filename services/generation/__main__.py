@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from genmesh.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 from genmesh.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 
@@ -11,7 +9,7 @@ from services.generation.models_servicer import ModelServicer
 from services.generation.servicer import GenerationServicer
 from services.generation.settings import Settings
 from services.generation.text import Generator
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.metrics import Generation, Models
 from services.runtime.models import Catalogue
 from services.runtime.settings import load
@@ -37,4 +35,4 @@ async def main() -> None:
     await server.serve("generation", settings, parts, probes, registry, triton.close)
 
 
-asyncio.run(main())
+loop.run(main())

@@ -14,6 +14,7 @@ from services.generation.text import Generator, Piece, parameters
 from services.runtime.chat import check_messages, plain
 from services.runtime.models import Card, Catalogue
 from services.runtime.validation import Fields
+from services.runtime.work import aside
 
 # Characters of a prompt, or of a message, that say which prompts belong together.
 BEGINNING = 1000
@@ -81,7 +82,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         return "".join(text), last
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
-        card, pieces = self._prompt_pieces(request)
+        card, pieces = await aside(request.ByteSize(), self._prompt_pieces, request)
         text, end = await self._whole(pieces)
         return pb.GenerateResponse(
             text=text, finish_reason=end.finish, usage=end.usage, timings=end.timings, model_revision=card.revision
@@ -90,13 +91,13 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
     async def StreamGenerate(
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        card, pieces = self._prompt_pieces(request)
+        card, pieces = await aside(request.ByteSize(), self._prompt_pieces, request)
         async with aclosing(self._streamed(card, pieces, pb.StreamGenerateResponse)) as messages:
             async for message in messages:
                 yield message
 
     async def Chat(self, request: pb.ChatRequest, context: Any) -> pb.ChatResponse:
-        card, pieces = self._chat_pieces(request)
+        card, pieces = await aside(request.ByteSize(), self._chat_pieces, request)
         text, end = await self._whole(pieces)
         return pb.ChatResponse(
             message=common.ChatMessage(role="assistant", content=text), finish_reason=end.finish, usage=end.usage,
@@ -104,7 +105,7 @@ class GenerationServicer(pb_grpc.GenerationServiceServicer):
         )  # fmt: skip
 
     async def StreamChat(self, request: pb.ChatRequest, context: Any) -> AsyncGenerator[pb.StreamChatResponse, None]:
-        card, pieces = self._chat_pieces(request)
+        card, pieces = await aside(request.ByteSize(), self._chat_pieces, request)
         async with aclosing(self._streamed(card, pieces, pb.StreamChatResponse)) as messages:
             async for message in messages:
                 yield message

@@ -15,6 +15,7 @@ from genmesh.v1 import common_pb2 as common
 from genmesh.v1 import generation_pb2 as pb
 
 from services.runtime import identity, tracing
+from services.runtime.errors import Unavailable
 from services.runtime.metrics import Generation, Tenants
 from services.runtime.models import Card
 from services.runtime.outcome import Stopwatch
@@ -99,11 +100,14 @@ class Generator:
         watch = Stopwatch()
         written, finish, first = 0, "", None
         metrics, model, tenant = self.metrics, card.name, self.tenants.label(identity.current().tenant)
-        metrics.input_tokens.labels(model).inc(prompt_tokens)
-        metrics.tenant_tokens.labels(tenant, "input").inc(prompt_tokens)
+        read = False
         try:
             async with aclosing(self.triton.stream(card, tensors, operation, beginning)) as results:
                 async for result in results:
+                    if not read:
+                        read = True
+                        metrics.input_tokens.labels(model).inc(prompt_tokens)
+                        metrics.tenant_tokens.labels(tenant, "input").inc(prompt_tokens)
                     tokens = int(result.as_numpy("num_output_tokens").sum())
                     text = result.as_numpy("text_output").reshape(-1)[0].decode()
                     finish = result.as_numpy("finish_reason").reshape(-1)[0].decode()
@@ -129,10 +133,12 @@ class Generator:
         finally:
             metrics.output_tokens.labels(model).inc(written)
             metrics.tenant_tokens.labels(tenant, "output").inc(written)
+        if not finish:
+            raise Unavailable(f"{model} ended without saying why", reason="MODEL_UNAVAILABLE", retry_after_seconds=1.0)
         if first is not None and written > 1:
             metrics.per_output_token.labels(model).observe((time.monotonic() - first) / (written - 1))
         watch.stage("decode")
         yield Piece(
-            "", FINISH.get(finish, common.FINISH_REASON_STOP),
+            "", FINISH.get(finish, common.FINISH_REASON_UNSPECIFIED),
             common.Usage(input_tokens=prompt_tokens, output_tokens=written), watch.timings(),
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 
 from genmesh.v1.rag_pb2_grpc import add_RagServiceServicer_to_server
@@ -14,7 +13,7 @@ from services.rag.servicer import RagServicer
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.metrics import Rag
 from services.runtime.settings import load
 
@@ -41,4 +40,4 @@ async def main() -> None:
     await server.serve("rag", settings, [part], upstream.probes(), registry, close)
 
 
-asyncio.run(main())
+loop.run(main())

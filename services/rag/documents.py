@@ -239,6 +239,14 @@ def _json(value: Any) -> Any:
     return None
 
 
+def read(document: pb.Document, table_characters: int) -> tuple[dict[str, Any], list[Section]]:
+    """What a document's head says, and its sections."""
+    text, said = document.text.removeprefix("\ufeff"), dict[str, Any]()
+    if markdown := is_markdown(document):
+        said, text = front_matter(text)
+    return said, sections(text, markdown=markdown, table_characters=table_characters)
+
+
 def is_markdown(document: pb.Document) -> bool:
     if document.format == pb.DOCUMENT_FORMAT_UNSPECIFIED:
         return document.id.lower().endswith((".md", ".markdown"))

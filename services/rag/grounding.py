@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.rag.words import CITATION, STOP, content, stem, tokens, words
+from services.rag.words import BRACKETED, CITATION, REFERENCE, STOP, content, stem, tokens, words
 from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
@@ -41,9 +41,9 @@ class Grounded:
 
 
 def supports(sentence: str, source: str) -> bool:
-    """Whether a passage's sentence says what a generated one says."""
+    """Whether a passage's sentence says what a generated one says; its references to sources of its own may be left out."""
     ours = tokens(sentence)
-    return bool(ours) and ours == tokens(source)
+    return bool(ours) and ours in (tokens(source), tokens(REFERENCE.sub("", source)))
 
 
 def overlap(question: str, sentence: str, context: str) -> float:
@@ -65,6 +65,11 @@ def relevance(question: str, sentence: str, context: str, similarity: float) -> 
     """
     likeness = min(1.0, max(0.0, similarity))
     return (1 - SHARED_WORDS) * likeness + SHARED_WORDS * overlap(question, sentence, context)
+
+
+def escaped(text: str) -> str:
+    """A source's own numbers in brackets as Markdown has brackets that are text: none reads as a citation of ours."""
+    return BRACKETED.sub(r"\\[\1\\]", text)
 
 
 def parse_generated(text: str) -> list[tuple[str, list[int]]]:
@@ -96,7 +101,7 @@ def ground(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Gr
     if not fitting:
         return None
     chosen = max(fitting, key=lambda s: (s.number in cited, s.relevance))
-    return Grounded(f"{sentence} [{chosen.number}]", chosen, True)
+    return Grounded(f"{escaped(sentence)} [{chosen.number}]", chosen, True)
 
 
 def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:
@@ -104,4 +109,4 @@ def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:
     best = max(sources, key=lambda s: s.relevance, default=None)
     if best is None or best.relevance < threshold:
         return None
-    return Grounded(f"“{best.sentence}” [{best.number}]", best, False)
+    return Grounded(f"“{escaped(best.sentence)}” [{best.number}]", best, False)

@@ -12,13 +12,14 @@ from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
-from services.rag.documents import Section, context_line, front_matter, is_markdown, sections, title_of
+from services.rag.documents import Section, context_line, read, title_of
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
 from services.runtime import identity
 from services.runtime.channels import onward
 from services.runtime.errors import AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling
 from services.runtime.metrics import Rag
+from services.runtime.work import aside
 
 log = logging.getLogger(__name__)
 MOST_CHARACTERS, MOST_TITLE_CHARACTERS = 5_000_000, 1000
@@ -99,10 +100,7 @@ class Ingester:
         self, document: pb.Document, collection: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         begun = time.time()
-        text, said = document.text.removeprefix("\ufeff"), dict[str, Any]()
-        if markdown := is_markdown(document):
-            said, text = front_matter(text)
-        parts = sections(text, markdown=markdown, table_characters=TOKEN_CHARACTERS * self.passage_tokens)
+        said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.passage_tokens)
         title = title_of(document, parts, str(said.pop("title", "")))
         metadata = said | json_format.MessageToDict(document.metadata)
         rows = Rows(self.upstream.vectors, collection, lambda: onward(context))

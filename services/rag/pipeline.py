@@ -50,7 +50,7 @@ class Pipeline:
         sources: list[grounding.Source] = []
         if found:
             yield Event(stage=pb.AnswerStage(stage="rerank"))
-            best = await self.retriever.rerank(question, found, top, context, watch)
+            best = await self.retriever.rerank(question, distinct(found), top, context, watch)
             yield Event(stage=pb.AnswerStage(stage="fit"))
             passages = await self._fit(question, best, request, context, watch)
             for number, passage in enumerate(passages, 1):
@@ -172,6 +172,14 @@ class Pipeline:
             number=passage.number, passage_id=passage.id, document_id=passage.document_id,
             quote=grounded.source.sentence, grounding=kind, relevance=grounded.source.relevance,
         )  # fmt: skip
+
+
+def distinct(passages: list[pb.Passage]) -> list[pb.Passage]:
+    """Of passages with the same text, as a document's copies have, the first: a context has room for it once."""
+    first: dict[str, pb.Passage] = {}
+    for passage in passages:
+        first.setdefault(" ".join(passage.text.split()), passage)
+    return list(first.values())
 
 
 def complete(text: str) -> tuple[str, str]:

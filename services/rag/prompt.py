@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from genmesh.v1.common_pb2 import ChatMessage
 
+from services.rag.words import BRACKETED
+
 SYSTEM = (
     "Answer the question in one sentence with the words of the passage that answers it, and cite "
     "that passage as [n]. If no passage answers the question, say so."
@@ -19,6 +21,8 @@ def one_line(text: str) -> str:
 def messages(question: str, passages: Sequence[str]) -> list[ChatMessage]:
     """System and user message. The question stands before and after the passages: small models read once, forward."""
     question = one_line(question)
-    numbered = "".join(f"[{i}] {one_line(text)}\n" for i, text in enumerate(passages, 1))
+    # Numbers in brackets are the passages'; what a passage says in brackets is said in others.
+    texts = [BRACKETED.sub(r"(\1)", one_line(text)) for text in passages]
+    numbered = "".join(f"[{i}] {text}\n" for i, text in enumerate(texts, 1))
     user = f"Question: {question}\nPassages:\n{numbered}Question: {question}"
     return [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=user)]

@@ -10,10 +10,23 @@ from genmesh.v1 import rag_pb2 as pb
 from genmesh.v1 import rag_pb2_grpc as pb_grpc
 
 from services.rag.ingest import Ingester
-from services.rag.pipeline import Pipeline
+from services.rag.pipeline import DEFAULT_MAX_TOKENS, Pipeline
 from services.rag.retrieval import DEFAULT_COLLECTION, Retriever
+from services.runtime.errors import renamed
 from services.runtime.outcome import Stopwatch
 from services.runtime.validation import Fields
+
+# Fields of the messages to other services, and what of ours they are made from.
+FIELDS = {
+    "inputs[0]": "question",
+    "query": "question",
+    "fixed_messages": "question",
+    "messages": "question",
+    "reserved_output_tokens": "max_tokens",
+    "sampling.max_tokens": "max_tokens",
+    "vectors[0].values": "collection",
+    "limit": "top_k",
+}
 
 
 class RagServicer(pb_grpc.RagServiceServicer):
@@ -45,7 +58,8 @@ class RagServicer(pb_grpc.RagServiceServicer):
         top = fields.defaulted("top_k", request.top_k, 4, 100)
         fields.done()
         watch = Stopwatch()
-        passages = await self.retriever.retrieve(request, top, context, watch)
+        with renamed(FIELDS):
+            passages = await self.retriever.retrieve(request, top, context, watch)
         watch.content()
         return pb.RetrieveResponse(passages=passages, timings=watch.timings())
 
@@ -55,9 +69,12 @@ class RagServicer(pb_grpc.RagServiceServicer):
         top = fields.defaulted("top_k", request.top_k, 4, 20)
         fields.number("max_tokens", request.max_tokens, 0, 1_000_000)
         fields.done()
+        # A context that is too small for the answer asked for is too small for any question.
+        names = FIELDS | ({"fixed_messages": "max_tokens"} if request.max_tokens > DEFAULT_MAX_TOKENS else {})
         async with aclosing(self.pipeline.answer(request, top, context)) as events:
-            async for event in events:
-                yield event
+            with renamed(names):
+                async for event in events:
+                    yield event
 
     async def StreamAnswer(
         self, request: pb.AnswerRequest, context: Any

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 
 CITATION = re.compile(r"\s*\[(\d{1,3})\]")
+# Numbers in brackets of a source's own, as "[3]" or "[1, 2]"; and those that are references, not an index as in "array[2]".
+_NUMBERS = r"\[(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]"
+BRACKETED, REFERENCE = re.compile(_NUMBERS), re.compile(r"(?:^|(?<=[\s.,;:!?)\]\"”»]))" + _NUMBERS)
 WORD = re.compile(r"\d+(?:[.,:]\d+)*%?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
 # For the strict comparison: words, numbers, and signs that belong to a number or an amount.
 TOKEN = re.compile(WORD.pattern + r"|[-+±<>=≤≥€$£¥%°/@#&_]", re.UNICODE)

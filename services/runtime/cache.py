@@ -7,6 +7,7 @@ dead Redis costs one short timeout now and then and not one a call.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import logging
 import time
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import grpc
 import redis.asyncio as redis
 from prometheus_client import CollectorRegistry
 from redis.asyncio.retry import Retry
@@ -21,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.runtime import identity
+from services.runtime.errors import GenmeshError
 from services.runtime.health import Probe
 from services.runtime.metrics import Caches
 from services.runtime.settings import CacheSettings
@@ -28,6 +31,7 @@ from services.runtime.settings import CacheSettings
 log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 0.25
 REST_SECONDS = 1.0
+MOST_CONNECTIONS = 64  # to Redis; further calls wait for one
 
 
 class Store(Protocol):
@@ -76,10 +80,11 @@ class RedisStore:
 
     def __init__(self, url: str, ttl: int) -> None:
         self.ttl = ttl
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
+        pool = redis.BlockingConnectionPool.from_url(
+            url, max_connections=MOST_CONNECTIONS, timeout=TIMEOUT_SECONDS, socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0), health_check_interval=0,
         )  # fmt: skip
+        self._client = redis.Redis.from_pool(pool)
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         found: Any = await self._client.mget(list(keys))
@@ -104,7 +109,7 @@ class Cache:
     def __init__(self, service: str, kind: str, settings: CacheSettings, registry: CollectorRegistry) -> None:
         self.kind = kind
         self.store: Store = (
-            RedisStore(settings.redis_url, settings.cache_ttl_seconds)
+            RedisStore(settings.redis_url.get_secret_value(), settings.cache_ttl_seconds)
             if settings.redis_url
             else LocalStore(settings.cache_local_entries, settings.cache_ttl_seconds)
         )
@@ -161,7 +166,8 @@ class Cache:
     async def compute(self, keys: Sequence[str], work: Callable[[list[int]], Awaitable[list[bytes]]]) -> list[bytes]:
         """The values of keys that the cache lacks, computing each key once however many calls want it now.
 
-        ``work`` gets the positions that nobody computes yet and returns their values. Values are stored.
+        ``work`` gets the positions that nobody computes yet and returns their values. Values are stored; a failure is that of
+        all that wait.
         """
         loop = asyncio.get_running_loop()
         mine: dict[str, int] = {}
@@ -179,6 +185,12 @@ class Cache:
                 for key, value in zip(mine, values, strict=True):
                     self._flights[key].set_result(value)
                 self.put(dict(zip(mine, values, strict=True)))
+        except GenmeshError as failure:
+            if failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # others may have longer
+                for key in mine:
+                    self._flights[key].set_exception(copy.copy(failure))
+                    self._flights[key].exception()  # there may be nobody who waits for it
+            raise
         finally:
             for key in mine:
                 flight = self._flights.pop(key)
@@ -193,7 +205,7 @@ class Cache:
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise  # this call itself was cancelled
-                lost.append(key)  # the call that computed it went away or failed
+                lost.append(key)  # the call that computed it went away
         if lost:
             again = dict(
                 zip(lost, await self.compute([*lost], lambda at: work([keys.index(lost[i]) for i in at])), strict=True)

@@ -12,6 +12,7 @@ import grpc
 
 from services.runtime import tracing
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted
+from services.runtime.loop import arrived
 from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
 
@@ -50,7 +51,7 @@ class Call:
 
     def __init__(self, calls: Calls, path: str, context: Any, method: str, streams: bool) -> None:
         self._calls, self._metrics, self._method, self._streams = calls, calls.metrics, method, streams
-        self._begun = time.monotonic()
+        self._begun = arrived()
         given = context.invocation_metadata() or ()
         if any(key == RETRIED for key, _ in given):
             self._metrics.retried.inc()

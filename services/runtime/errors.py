@@ -18,6 +18,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from services.runtime import tracing
 
 DOMAIN = "genmesh"
+# Of headers with 8 KiB, which many receivers allow; the details travel as base64, a third larger, and have the message once
+# more.
+MESSAGE_BYTES, VIOLATIONS_BYTES = 1000, 2000
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,16 @@ def invalid(field: str, description: str, *, reason: str = "INVALID_FIELD") -> I
 
 
 def clipped(text: str, most: int = 300) -> str:
-    """A status travels in HTTP/2 headers of a few KiB, so what callers sent is not repeated at length."""
-    return text if len(text) <= most else text[: most - 3] + "..."
+    """A status travels in HTTP/2 headers of a few KiB, so what callers sent is not repeated at length.
+
+    ``most`` is bytes as grpc-message has them: what is not printable ASCII takes three for each byte of its UTF-8.
+    """
+    room = most
+    for at, character in enumerate(text):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if room < 0:
+            return text[: max(0, at - 3)] + "..."
+    return text
 
 
 def _packed(message: object) -> any_pb2.Any:
@@ -116,22 +127,25 @@ def to_status(error: GenmeshError) -> status_pb2.Status:
     details = [
         _packed(
             error_details_pb2.ErrorInfo(
-                reason=error.reason, domain=DOMAIN, metadata={k: clipped(v) for k, v in error.metadata.items()}
+                reason=error.reason, domain=DOMAIN, metadata={k: clipped(v, 200) for k, v in error.metadata.items()}
             )
         )
     ]
     if error.violations:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=clipped(v.field), description=clipped(v.description))
-            for v in error.violations
-        ]
-        details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+        bad, room = error_details_pb2.BadRequest(), VIOLATIONS_BYTES
+        for v in error.violations:
+            bad.field_violations.add(field=clipped(v.field), description=clipped(v.description))
+            room -= bad.field_violations[-1].ByteSize()
+            if room < 0 and len(bad.field_violations) > 1:
+                del bad.field_violations[-1]
+                break
+        details.append(_packed(bad))
     if error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(
-        code=code_pb2.Code.Value(error.code.name), message=clipped(error.message, 1000), details=details
+        code=code_pb2.Code.Value(error.code.name), message=clipped(error.message, MESSAGE_BYTES), details=details
     )
 
 
@@ -183,6 +197,21 @@ def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
                 elif detail.Unpack(retry):
                     error.retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
     return error
+
+
+@contextmanager
+def renamed(fields: Mapping[str, str]) -> Iterator[None]:
+    """Around calls to other services: faults of fields of their messages become faults of the caller's own, by ``fields``."""
+    try:
+        yield
+    except GenmeshError as failure:
+        known = [Violation(fields.get(v.field, v.field), v.description) for v in failure.violations]
+        if known != list(failure.violations):
+            failure.violations = tuple(known)
+            failure.message = "; ".join(f"{v.field}: {v.description}" for v in known)
+        if (field := failure.metadata.get("field", "")) in fields:
+            failure.metadata["field"] = fields[field]
+        raise
 
 
 @contextmanager

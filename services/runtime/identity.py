@@ -48,6 +48,11 @@ def current() -> Call:
     return _current.get()
 
 
+def within() -> Call | None:
+    """The call that this task serves, if any."""
+    return _current.get(None)
+
+
 def enter(call: Call) -> None:
     _current.set(call)
 

@@ -125,6 +125,9 @@ class Server(Family):
         "inter_token_latency_seconds", "Between two messages with content of one stream.",
         buckets.INTER_TOKEN_SECONDS, method=STREAM,
     )  # fmt: skip
+    lag = histogram(
+        "event_loop_lag_seconds", "How late the event loop is, looked at ten times a second.", buckets.DURATION_SECONDS
+    )
     in_flight = gauge("requests_in_flight", "Calls that run now.")
     most = gauge("concurrency_limit_requests", "Calls that may run at once.")
     refused = counter("requests_refused", "Calls that admission control turned away.", reason=REFUSALS)

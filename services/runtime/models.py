@@ -16,17 +16,40 @@ from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from services.runtime.errors import GenmeshError, InvalidArgument, NotFound, invalid
 
 log = logging.getLogger(__name__)
 LOOK_AGAIN_SECONDS = 1.0
+CLIP_ENDS = "<|startoftext|>", "<|endoftext|>"
 # For checkpoints that bring no chat template.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+
+
+def _clip(folder: Path) -> Tokenizer:
+    """CLIP's tokenizer (Radford et al. 2021; as transformers' CLIPTokenizerFast) from ``vocab.json`` and ``merges.txt``."""
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    if not all(Path(file).is_file() for file in files):
+        raise OSError("no tokenizer of CLIP's")
+    tokenizer = Tokenizer(
+        models.BPE.from_file(*files, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=CLIP_ENDS[1])
+    )
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase(),
+    ])  # fmt: skip
+    words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(words, behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])  # fmt: skip
+    ends = [(token, tokenizer.token_to_id(token) or 0) for token in CLIP_ENDS]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLIP_ENDS[0]} $A {CLIP_ENDS[1]}", special_tokens=ends
+    )
+    return tokenizer
 
 
 class Card:
@@ -86,6 +109,23 @@ class Card:
         return found
 
     @cached_property
+    def text_encoders(self) -> list[tuple[Tokenizer, int]]:
+        """A diffusion pipeline's tokenizers, each with the tokens that its text encoder reads, the two at the ends included;
+        none where their format is not known."""
+        found = []
+        for folder in sorted(self._weights.glob("tokenizer*/")):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                window = int(json.loads((folder / "tokenizer_config.json").read_text())["model_max_length"])
+                if (file := folder / "tokenizer.json").is_file():
+                    tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+                    tokenizer.no_truncation()
+                    tokenizer.no_padding()
+                else:
+                    tokenizer = _clip(folder)
+                found.append((tokenizer, window))
+        return found
+
+    @cached_property
     def _template(self) -> tuple[jinja2.Template, dict[str, Any]]:
         config: dict[str, Any] = json.loads((self._weights / "tokenizer_config.json").read_text())
         source = config.get("chat_template") or PLAIN_TEMPLATE
@@ -140,7 +180,10 @@ class Card:
 
     def prompt_tokens(self, prompt: str) -> int:
         """The tokens of a prompt as the engine counts them: a leading begin token is never doubled."""
-        ids = self.tokenizer.encode(prompt).ids
+        (encoded,) = self.tokenizer.encode_batch_fast(
+            [prompt]
+        )  # lets other threads run meanwhile, as encode() does not
+        ids = encoded.ids
         begin = self.facts.get("begin_token_id")
         return len(ids) - (len(ids) > 1 and ids[0] == ids[1] == begin)
 

@@ -11,6 +11,7 @@ import re
 
 import sentencex
 
+PART_CHARACTERS = 10_000
 # What is no sentence by itself: a list's number.
 NUMBER = re.compile(r"\s*\(?\d{1,3}[.)]\s*")
 # What stands before a number.
@@ -23,7 +24,18 @@ UNIT = re.compile(r"\d\s?(?:[kcmµ]?m|[kmµ]?g|[mc]?l|m?s|h|t|[kM]?[WVA]|[kMG]?H
 
 
 def _ends(line: str, language: str) -> set[int]:
-    return {int(found["end_index"]) for found in sentencex.get_sentence_boundaries(language, line)}
+    """Where sentences end in a line. A long one is read in parts, each from the last end in the one before: the time that
+    ``sentencex`` takes grows with the square of the length."""
+    ends: set[int] = set()
+    at, size = 0, PART_CHARACTERS
+    while True:
+        part = line[at : at + size]
+        found = {at + int(one["end_index"]) for one in sentencex.get_sentence_boundaries(language, part)}
+        if at + size >= len(line):
+            return ends | found
+        inner = found - {at + len(part)}
+        ends |= inner
+        at, size = (max(inner), PART_CHARACTERS) if inner else (at, 2 * size)
 
 
 def _is_end(before: str, following: str, sure: bool) -> bool:
@@ -42,8 +54,9 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     for line in text.splitlines(keepends=True):
         german = _ends(line, "de")
         units = {match.end() for match in UNIT.finditer(line) if line[match.end()].isupper()}
+        sure = german | units
         for end in sorted(_ends(line, "en") | units | {len(line)}):
-            if end < len(line) and not _is_end(text[start : at + end], line[end], end in german | units):
+            if end < len(line) and not _is_end(text[start : at + end], line[end], end in sure):
                 continue
             if at + end > start:
                 found.append((start, at + end))

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +19,19 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
+    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
     start_http_server,
 )
 
-from services.runtime import tracing
+from services.runtime import loop, tracing
 from services.runtime.health import Health, Probe
 from services.runtime.interceptors.boundary import Boundary
 from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
+from services.runtime.work import SWITCH_SECONDS
 
 log = logging.getLogger(__name__)
 # The transport refuses messages over this many times the limit unread; up to it, our own error explains.
@@ -82,6 +85,7 @@ async def run(
     settings: ServiceSettings,
     health: Health,
     metrics: CollectorRegistry,
+    lag: Histogram,
     names: Sequence[str],
     credentials: grpc.ServerCredentials | None = None,
 ) -> None:
@@ -102,11 +106,11 @@ async def run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    probing = asyncio.create_task(health.watch())
+    sys.setswitchinterval(SWITCH_SECONDS)
+    beside = [asyncio.create_task(health.watch()), asyncio.create_task(loop.watch(lag))]
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.info("listening on %s:%d", settings.host, settings.port)
     await stop.wait()
     log.info("draining for at most %.0f s", settings.lame_duck_seconds + settings.drain_seconds)
@@ -116,7 +120,8 @@ async def run(
     # Calls that are still on their way here are served: only then is everyone told to go away.
     await asyncio.sleep(settings.lame_duck_seconds)
     await server.stop(settings.drain_seconds)
-    probing.cancel()
+    for task in beside:
+        task.cancel()
     exporter.shutdown()
     await asyncio.to_thread(tracing.close)
 
@@ -131,15 +136,16 @@ async def serve(
     optional: Mapping[str, Probe] | None = None,
 ) -> None:
     """Serve the parts. ``probes`` are what must answer before any of them is SERVING, by name; ``optional`` ones need not."""
+    counted = server_metrics(service, [part.name for part in parts], metrics)
     server = grpc.aio.server(
-        interceptors=[Boundary(settings, server_metrics(service, [part.name for part in parts], metrics))],
+        interceptors=[Boundary(settings, counted)],
         options=options(settings),
     )
     for part in parts:
         part.add(server)
     names = [part.name for part in parts]
     try:
-        await run(server, settings, Health(names, probes, optional=optional), metrics, names)
+        await run(server, settings, Health(names, probes, optional=optional), metrics, counted.lag, names)
     finally:
         if close is not None:
             await close()

@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
 class CacheSettings(ServiceSettings):
     """For services with a cache."""
 
-    redis_url: str | None = Field(None, description="redis://...; a bounded cache in the process where unset.")
+    redis_url: SecretStr | None = Field(None, description="redis://...; a bounded cache in the process where unset.")
     cache_ttl_seconds: int = Field(24 * 3600, ge=1)
     cache_local_entries: int = Field(10_000, ge=1, description="Bound of the in-process cache.")
 

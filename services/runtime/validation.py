@@ -51,5 +51,5 @@ class Fields:
             message = "; ".join(f"{v.field}: {v.description}" for v in self.violations[:5])
             if len(self.violations) > 5:
                 message += f"; and {len(self.violations) - 5} more"
-            # A status travels in HTTP/2 headers, which are bounded: the first faults are enough.
+            # A status has room for the first faults only.
             raise InvalidArgument(message, violations=self.violations[:20])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from genmesh.v1.tokenization_pb2_grpc import add_TokenizationServiceServicer_to_server
 
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.cache import Cache
 from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
@@ -31,4 +29,4 @@ async def main() -> None:
     await server.serve("tokenization", settings, [part], {}, metrics, cache.close, cache.probes())
 
 
-asyncio.run(main())
+loop.run(main())

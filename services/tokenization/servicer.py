@@ -5,25 +5,39 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 from genmesh.v1 import tokenization_pb2 as pb
 from genmesh.v1 import tokenization_pb2_grpc as pb_grpc
 
 from services.runtime.cache import Cache
 from services.runtime.chat import check_messages, plain
-from services.runtime.errors import InvalidArgument, Violation
+from services.runtime.errors import InvalidArgument, Violation, invalid
 from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
 from services.runtime.outcome import cache_info
 from services.runtime.validation import Fields
+from services.runtime.work import aside
 from services.tokenization import tokens
 
 TEXTS, CHARACTERS = 1024, 1_000_000
+# A tokenizer takes up to 220 bytes of memory for each byte of a text (measured: emoji, with offsets), a decoder about as
+# much for each id. With the answer, as a message and as bytes, a call takes at most 64 MiB.
+TEXT_BYTES = IDS = 200_000
+ANSWER_BYTES = 10 * 2**20
+# What a token takes in an answer; its text is mostly short.
+ID_BYTES, OFFSET_BYTES = 5, 45
 
 
-def check_texts(fields: Fields, texts: Any) -> None:
-    fields.size("texts", texts, most=TEXTS)
+def check_texts(fields: Fields, texts: Any, most: int = TEXTS) -> None:
+    fields.size("texts", texts, most=most)
     for i, text in enumerate(texts):
-        fields.text(f"texts[{i}]", text, least=0, most=CHARACTERS, blank=True)
+        if len(text) > TEXT_BYTES or len(text.encode()) > TEXT_BYTES:
+            fields.fault(f"texts[{i}]", f"has {len(text.encode())} bytes; at most {TEXT_BYTES} are allowed")
+
+
+def too_large(field: str, what: str, advice: str) -> InvalidArgument:
+    text = f"{what} of more than {ANSWER_BYTES} bytes in the answer, its limit; send {advice}"
+    return invalid(field, text, reason="ANSWER_TOO_LARGE")
 
 
 class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
@@ -31,38 +45,53 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         self.catalogue, self.cache, self.metrics = catalogue, cache, metrics
 
     async def Encode(self, request: pb.EncodeRequest, context: Any) -> pb.EncodeResponse:
+        return await aside(request.ByteSize(), self._encode, request)
+
+    def _encode(self, request: pb.EncodeRequest) -> pb.EncodeResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
         fields = Fields()
         check_texts(fields, request.texts)
         fields.done()
-        sequences = []
-        for e in tokens.encode(card, request.texts, special=request.add_special_tokens):
-            sequence = pb.TokenSequence(ids=e.ids)
+        response, room = pb.EncodeResponse(model_revision=card.revision), ANSWER_BYTES
+        for e in tokens.encode(card, request.texts, special=request.add_special_tokens, offsets=request.return_offsets):
+            room -= len(e) * (OFFSET_BYTES if request.return_offsets else ID_BYTES)
+            if room < 0:
+                advice = "fewer or shorter texts" + (", or without offsets" if request.return_offsets else "")
+                raise too_large("texts", "have tokens", advice)
+            sequence = response.sequences.add(ids=e.ids)
             if request.return_offsets:
-                sequence.start_offsets.extend(a for a, _ in e.offsets)
-                sequence.end_offsets.extend(b for _, b in e.offsets)
+                starts, ends = zip(*e.offsets, strict=True) if len(e) else ((), ())
+                sequence.start_offsets.extend(starts)
+                sequence.end_offsets.extend(ends)
                 sequence.tokens.extend(e.tokens)
-            sequences.append(sequence)
-            self.metrics.tokens.inc(len(e.ids))
-        return pb.EncodeResponse(sequences=sequences, model_revision=card.revision)
+            self.metrics.tokens.inc(len(e))
+        return response
 
     async def Decode(self, request: pb.DecodeRequest, context: Any) -> pb.DecodeResponse:
+        return await aside(request.ByteSize(), self._decode, request)
+
+    def _decode(self, request: pb.DecodeRequest) -> pb.DecodeResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
         fields = Fields()
         fields.size("sequences", request.sequences, most=TEXTS)
-        size = card.tokenizer.get_vocab_size()
+        lengths = tokens.lengths(card)
+        size, room = len(lengths), ANSWER_BYTES
         for i, sequence in enumerate(request.sequences):
-            fields.size(f"sequences[{i}].ids", sequence.ids, least=0, most=CHARACTERS)
-            bad = next((j for j, token in enumerate(sequence.ids) if not 0 <= token < size), None)
-            if bad is not None:
-                fields.fault(
-                    f"sequences[{i}].ids[{bad}]", f"is {sequence.ids[bad]}; the vocabulary has ids 0 to {size - 1}"
-                )
+            fields.size(f"sequences[{i}].ids", sequence.ids, least=0, most=IDS)
+            ids = np.array(sequence.ids, dtype=np.int64)
+            bad = np.flatnonzero((ids < 0) | (ids >= size))
+            if bad.size:
+                j = int(bad[0])
+                fields.fault(f"sequences[{i}].ids[{j}]", f"is {ids[j]}; the vocabulary has ids 0 to {size - 1}")
+            else:
+                room -= int(lengths[ids].sum())
         fields.done()
-        texts = card.tokenizer.decode_batch(
-            [list(s.ids) for s in request.sequences], skip_special_tokens=not request.keep_special_tokens
+        if room < 0:
+            raise too_large("sequences", "are texts", "fewer or shorter sequences")
+        skip = not request.keep_special_tokens
+        return pb.DecodeResponse(
+            texts=(card.tokenizer.decode(list(s.ids), skip_special_tokens=skip) for s in request.sequences)
         )
-        return pb.DecodeResponse(texts=texts)
 
     async def Count(self, request: pb.CountRequest, context: Any) -> pb.CountResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
@@ -75,7 +104,8 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         missing = [i for i, entry in enumerate(found) if entry is None]
 
         async def work(positions: list[int]) -> list[bytes]:
-            counted = tokens.count(card, [request.texts[missing[p]] for p in positions], special=special)
+            texts = [request.texts[missing[p]] for p in positions]
+            counted = await aside(sum(map(len, texts)), tokens.count, card, texts, special=special)
             return [struct.pack("<I", n) for n in counted]
 
         computed = await self.cache.compute([keys[i] for i in missing], work)
@@ -90,6 +120,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
     async def ApplyChatTemplate(
         self, request: pb.ApplyChatTemplateRequest, context: Any
     ) -> pb.ApplyChatTemplateResponse:
+        return await aside(request.ByteSize(), self._apply, request)
+
+    def _apply(self, request: pb.ApplyChatTemplateRequest) -> pb.ApplyChatTemplateResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
         check_messages(request.messages)
         add = request.add_generation_prompt if request.HasField("add_generation_prompt") else True
@@ -97,6 +130,9 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         return pb.ApplyChatTemplateResponse(prompt=prompt, token_count=card.prompt_tokens(prompt))
 
     async def Chunk(self, request: pb.ChunkRequest, context: Any) -> pb.ChunkResponse:
+        return await aside(request.ByteSize(), self._chunk, request)
+
+    def _chunk(self, request: pb.ChunkRequest) -> pb.ChunkResponse:
         card = self.catalogue.with_tokenizer(request.model, "embedder")
         fields = Fields()
         fields.text("text", request.text, most=CHARACTERS)
@@ -116,11 +152,12 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         return response
 
     async def FitToContext(self, request: pb.FitToContextRequest, context: Any) -> pb.FitToContextResponse:
+        return await aside(request.ByteSize(), self._fit, request)
+
+    def _fit(self, request: pb.FitToContextRequest) -> pb.FitToContextResponse:
         card = self.catalogue.with_tokenizer(request.model, "generator")
         fields = Fields()
-        fields.size("texts", request.texts, most=1000)
-        for i, text in enumerate(request.texts):
-            fields.text(f"texts[{i}]", text, least=0, most=CHARACTERS, blank=True)
+        check_texts(fields, request.texts, most=1000)
         reserved = fields.defaulted("reserved_output_tokens", request.reserved_output_tokens, 256, 10_000_000)
         overhead = fields.defaulted("overhead_tokens_per_text", request.overhead_tokens_per_text, 8, 1000)
         window = fields.defaulted(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import numpy as np
 from tokenizers import Encoding
 
 from services.runtime.models import Card
 from services.runtime.sentences import sentence_spans
 
+PART_CHARACTERS = 50_000
+_LENGTHS: WeakKeyDictionary[Card, np.ndarray] = WeakKeyDictionary()
 # What makes one character of several: the zero-width joiner, and the tones of skin.
 JOINER, SKIN = "\u200d", ("\U0001f3fb", "\U0001f3ff")
 
@@ -27,13 +31,39 @@ class Chunk:
     cut_after: bool
 
 
-def encode(card: Card, texts: Sequence[str], *, special: bool) -> list[Encoding]:
-    found: list[Encoding] = card.tokenizer.encode_batch(list(texts), add_special_tokens=special)
-    return found
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in parts of up to PART_CHARACTERS together, or of one text: a tokenizer takes memory for all that it reads at
+    once."""
+    part, size = list[str](), 0
+    for text in texts:
+        if part and size + len(text) > PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    yield part
+
+
+def encode(card: Card, texts: Sequence[str], *, special: bool, offsets: bool) -> Iterator[Encoding]:
+    """One encoding a text; without ``offsets`` it has none."""
+    work = card.tokenizer.encode_batch if offsets else card.tokenizer.encode_batch_fast
+    for part in _parts(texts):
+        yield from work(part, add_special_tokens=special)
 
 
 def count(card: Card, texts: Sequence[str], *, special: bool) -> list[int]:
-    return [len(e.ids) for e in card.tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)]
+    return [len(e) for e in encode(card, texts, special=special, offsets=False)]
+
+
+def lengths(card: Card) -> np.ndarray:
+    """About the most bytes of text that each id stands for, int64 (vocabulary,)."""
+    known = _LENGTHS.get(card)
+    if known is None:
+        tokenizer = card.tokenizer
+        vocabulary = range(tokenizer.get_vocab_size())
+        known = np.array([1 + len((tokenizer.id_to_token(i) or "").encode()) for i in vocabulary])  # 1: a space between
+        _LENGTHS[card] = known
+    return known
 
 
 def starts_word(text: str, at: int) -> bool:
@@ -76,29 +106,39 @@ def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
     Leading and trailing white space is no part of a window. Every token is in some window. A window that is cut from its
     surroundings may have other tokens than there; its own count.
     """
-    spans = [(a, b) for a, b in card.tokenizer.encode(text, add_special_tokens=False).offsets if b > a]
     sentences = sentence_spans(text)
     ends = {a + len(text[a:b].rstrip()) for a, b in sentences}
     starts = {b - len(text[a:b].lstrip()) for a, b in sentences}
     chunks: list[Chunk] = []
-    first = 0
-    while first < len(spans):
-        room = most
-        while True:
-            last = _last(text, spans, ends, first, room)
-            raw = text[spans[first][0] : spans[last - 1][1]]
-            piece, start = raw.strip(), spans[first][0] + len(raw) - len(raw.lstrip())
-            (tokens,) = count(card, [piece], special=False)
-            room = min(room, last - first) - max(1, tokens - most)
-            if tokens <= most or room < 1:
+    at, size = 0, PART_CHARACTERS
+    while at < len(text):
+        # A part at a time; its last window may be cut by its end and begins the next part.
+        stop = min(at + size, len(text))
+        (encoded,) = card.tokenizer.encode_batch([text[at:stop]], add_special_tokens=False)
+        spans = [(at + a, at + b) for a, b in encoded.offsets if b > a]
+        first = 0
+        while first < len(spans):
+            room = most
+            while True:
+                last = _last(text, spans, ends, first, room)
+                raw = text[spans[first][0] : spans[last - 1][1]]
+                piece, start = raw.strip(), spans[first][0] + len(raw) - len(raw.lstrip())
+                (tokens,) = count(card, [piece], special=False)
+                room = min(room, last - first) - max(1, tokens - most)
+                if tokens <= most or room < 1:
+                    break
+            if last == len(spans) and stop < len(text):
                 break
-        end = start + len(piece)
-        if piece:
-            chunks.append(Chunk(piece, start, end, tokens, start not in starts, end not in ends))
-        if last == len(spans):
-            break
-        repeated = range(max(last - overlap, first + 1), last)
-        first = next((i for i in repeated if starts_character(text, spans, i)), last)
+            end = start + len(piece)
+            if piece:
+                chunks.append(Chunk(piece, start, end, tokens, start not in starts, end not in ends))
+            if last == len(spans):
+                return chunks
+            repeated = range(max(last - overlap, first + 1), last)
+            first = next((i for i in repeated if starts_character(text, spans, i)), last)
+        following = spans[first][0] if first < len(spans) else stop
+        size = PART_CHARACTERS if following > at else 2 * size
+        at = following
     return chunks
 
 

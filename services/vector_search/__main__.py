@@ -7,7 +7,7 @@ import logging
 
 from genmesh.v1.vector_search_pb2_grpc import add_VectorSearchServiceServicer_to_server
 
-from services.runtime import logs, server, tracing
+from services.runtime import logs, loop, server, tracing
 from services.runtime.metrics import VectorSearch
 from services.runtime.settings import load
 from services.vector_search.servicer import VectorSearchServicer
@@ -23,7 +23,7 @@ async def main() -> None:
     registry = server.registry()
     store = Store(
         settings.milvus_url,
-        settings.milvus_token,
+        settings.milvus_token.get_secret_value(),
         VectorSearch("vector_search", registry),
         settings.flush_after_seconds,
         settings.milvus_patience_seconds,
@@ -41,4 +41,4 @@ async def main() -> None:
     await server.serve("vector_search", settings, [part], {"milvus": store.ping}, registry, close)
 
 
-asyncio.run(main())
+loop.run(main())

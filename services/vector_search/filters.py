@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
@@ -16,7 +17,7 @@ from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 from services.runtime.errors import InvalidArgument, Violation
 
 MOST_CHARACTERS = 4096
-MOST_DEPTH = 32
+MOST_DEPTH, MOST_NOTS = 32, 128
 GRAMMAR = r"""
 ?start: either
 ?either: both ("OR"i both)*            -> any_of
@@ -36,6 +37,7 @@ NUMBER: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/
 """
 STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 NOTS = re.compile(r"\bNOT\b(?!-)", re.IGNORECASE)
+NOTS_IN_A_ROW = re.compile(rf"(?:\bNOT\b(?!-)[\s(]*){{{MOST_DEPTH + 1}}}", re.IGNORECASE)
 # The escapes that Milvus and Milvus Lite both know; any other character stands for itself.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -133,8 +135,11 @@ def compile_filter(text: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise _invalid(f"has {len(text)} characters; at most {MOST_CHARACTERS} are allowed")
     bare = STRINGS.sub("", text)
-    if bare.count("(") > MOST_DEPTH or len(NOTS.findall(bare)) > MOST_DEPTH:
-        raise _invalid(f"has more than {MOST_DEPTH} parentheses or NOTs")
+    depths = accumulate({"(": 1, ")": -1}.get(character, 0) for character in bare)
+    if len(NOTS.findall(bare)) > MOST_NOTS:
+        raise _invalid(f"has more than {MOST_NOTS} NOTs")
+    if max(depths) > MOST_DEPTH or NOTS_IN_A_ROW.search(bare):
+        raise _invalid(f"has more than {MOST_DEPTH} parentheses or NOTs within each other")
     try:
         tree: Any = _PARSER.parse(text)
         node: _Node = _Build().transform(tree)

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from services.runtime import identity
 from services.runtime.errors import GenmeshError, Unimplemented, invalid
 from services.runtime.validation import Fields
+from services.runtime.work import aside
 from services.vector_search.filters import compile_filter
 from services.vector_search.store import CollectionInfo, Shape, Store
 
@@ -30,6 +31,9 @@ METRICS = {
 METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb.METRIC_EUCLIDEAN}
 # The most bytes of entities in one answer.
 ANSWER_BYTES = 16 * 2**20
+# What a hit takes, about.
+HIT_BYTES = 1024
+Fault = tuple[str, str]  # of a vector: the place in it and a text
 FLOAT_MAX = 3.4028234663852886e38
 SHORTEST, LONGEST = 1e-18, 1e18
 
@@ -39,7 +43,7 @@ def check_name(fields: Fields, field: str, name: str) -> None:
         fields.fault(field, "must be 1 to 64 letters, digits, '_' or '-', the first a letter or digit")
 
 
-def vector_fault(values: Sequence[float], shape: Shape) -> tuple[str, str] | None:
+def vector_fault(values: Sequence[float], shape: Shape) -> Fault | None:
     """What is wrong with a vector for a collection: the place in it and a text.
 
     Beyond the lengths that are allowed squares leave float32's range, and scores would be 0, infinite or no number.
@@ -55,6 +59,10 @@ def vector_fault(values: Sequence[float], shape: Shape) -> tuple[str, str] | Non
     if shape.metric == "COSINE" and length < SHORTEST:
         return "", f"has the length {length:.4g}; a cosine needs at least {SHORTEST:g}"
     return None
+
+
+def vector_faults(vectors: Sequence[Sequence[float]], shape: Shape) -> list[Fault | None]:
+    return [vector_fault(vector, shape) for vector in vectors]
 
 
 def to_row(entity: pb.Entity) -> dict[str, Any]:
@@ -148,7 +156,13 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
 
     async def _upsert(self, request: pb.UpsertRequest, prefix: str) -> int:
         self._named(request.collection, f"{prefix}collection")
-        faults = await self._vector_faults(request.collection, [entity.vector for entity in request.entities])
+        size = request.ByteSize()
+        faults = await self._vector_faults(request.collection, [entity.vector for entity in request.entities], size)
+        rows = await aside(size, self._rows, request, prefix, faults)
+        tenant = identity.current().tenant
+        return await self.store.upsert(tenant, request.collection, rows, f"{prefix}entities[0].vector")
+
+    def _rows(self, request: pb.UpsertRequest, prefix: str, faults: Sequence[Fault | None]) -> list[dict[str, Any]]:
         fields = Fields()
         fields.size(f"{prefix}entities", request.entities, most=1000)
         seen: set[str] = set()
@@ -173,8 +187,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                     fields.fault(f"{path}.metadata", "has more than 65536 bytes as JSON")
                 rows.append(row)
         fields.done()
-        tenant = identity.current().tenant
-        return await self.store.upsert(tenant, request.collection, rows, f"{prefix}entities[0].vector")
+        return rows
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> pb.DeleteResponse:
         self._named(request.collection)
@@ -231,7 +244,8 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             )
         self._named(request.collection)
         expression = compile_filter(request.filter)
-        faults = await self._vector_faults(request.collection, [vector.values for vector in request.vectors])
+        vectors = [vector.values for vector in request.vectors]
+        faults = await self._vector_faults(request.collection, vectors, request.ByteSize())
         fields = Fields()
         fields.size("vectors", request.vectors, most=64)
         for i, fault in enumerate(faults):
@@ -251,6 +265,20 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
             include_vectors=request.include_vectors,
         )  # fmt: skip
+        size = sum(map(len, found)) * HIT_BYTES
+        response, unread = await aside(size, self._hits, found, threshold, metric)
+        room = ANSWER_BYTES - response.ByteSize()
+        if unread:
+            room -= await self._read(request, response, unread, room)
+        if room < 0:
+            raise too_large("limit", "fewer hits, or with fewer vectors")
+        return response
+
+    @staticmethod
+    def _hits(
+        found: Sequence[Sequence[dict[str, Any]]], threshold: float | None, metric: str
+    ) -> tuple[pb.SearchResponse, dict[str, list[pb.SearchHit]]]:
+        """An answer, and by id its hits whose entities are still to be read."""
         response = pb.SearchResponse()
         unread: dict[str, list[pb.SearchHit]] = {}
         for hits in found:
@@ -262,12 +290,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                 one = result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
                 if "text" not in hit["entity"]:
                     unread.setdefault(hit["id"], []).append(one)
-        room = ANSWER_BYTES - response.ByteSize()
-        if unread:
-            room -= await self._read(request, response, unread, room)
-        if room < 0:
-            raise too_large("limit", "fewer hits, or with fewer vectors")
-        return response
+        return response, unread
 
     async def _read(
         self, request: pb.SearchRequest, response: pb.SearchResponse, unread: dict[str, list[pb.SearchHit]], room: int
@@ -290,12 +313,14 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             result.hits.extend(there)
         return needed
 
-    async def _vector_faults(self, collection: str, vectors: Sequence[Sequence[float]]) -> list[tuple[str, str] | None]:
+    async def _vector_faults(
+        self, collection: str, vectors: Sequence[Sequence[float]], size: int
+    ) -> list[Fault | None]:
         """What is wrong with each vector; the collection may have been replaced since it was last seen."""
-        faults: list[tuple[str, str] | None] = []
+        faults: list[Fault | None] = []
         for anew in (False, True):
             shape = await self.store.shape(identity.current().tenant, collection, anew=anew)
-            faults = [vector_fault(vector, shape) for vector in vectors]
+            faults = await aside(size, vector_faults, vectors, shape)
             if not any(faults):
                 break
         return faults

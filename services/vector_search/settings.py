@@ -1,11 +1,11 @@
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from services.runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
     milvus_url: str = Field(description="http://host:port of Milvus or of Milvus Lite's server.")
-    milvus_token: str = Field("", description="user:password or token of a Milvus cluster.")
+    milvus_token: SecretStr = Field(SecretStr(""), description="user:password or token of a Milvus cluster.")
     milvus_patience_seconds: float = Field(
         0.0,
         ge=0,

@@ -2,13 +2,15 @@
 
 The physical name starts with a hash of the tenant, so no request can name another tenant's
 collection. What Milvus Lite does not keep (descriptions) stands in the collection's properties.
-pymilvus is synchronous; calls run on a bounded pool of threads.
+Calls run on a bounded pool of threads: what pymilvus does with a large request before it sends it, also in its asynchronous
+client, would hold up the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 import logging
 import time
@@ -24,6 +26,7 @@ from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from services.runtime import tracing
+from services.runtime.deadline import left
 from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable, invalid
 from services.runtime.metrics import VectorSearch
 from services.vector_search.filters import literal
@@ -71,6 +74,7 @@ class Store:
         self._probing: asyncio.Task[None] | None = None  # while calls wait for Milvus
         self._probing_since = 0.0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
+        self._probes = ThreadPoolExecutor(1, thread_name_prefix="milvus-probe")
         self._client: MilvusClient | None = None
         self._shapes: dict[str, Shape] = {}
         self._dirty: dict[str, float] = {}
@@ -128,20 +132,23 @@ class Store:
         finally:
             self._probing = None
 
+    async def _thread(self, work: Callable[[MilvusClient], T], client: MilvusClient) -> T:
+        """One call to Milvus, with the deadline of the call at hand; one that has not begun when its caller leaves never
+        does."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work, client)
+
     async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
         begun = time.monotonic()
-        loop = asyncio.get_running_loop()
         try:
             client = await self._connected()
             try:
-                return await loop.run_in_executor(self._pool, work, client)
+                return await self._thread(work, client)
             except MilvusException as failure:
                 if failure.code != NOT_LOADED or not name:
                     raise
-                await loop.run_in_executor(
-                    self._pool, lambda: client.load_collection(name, timeout=CALL_TIMEOUT_SECONDS)
-                )
-                return await loop.run_in_executor(self._pool, work, client)
+                await self._thread(lambda c: c.load_collection(name, timeout=left(CALL_TIMEOUT_SECONDS)), client)
+                return await self._thread(work, client)
         except MilvusException as failure:
             if failure.code == NOT_FOUND:
                 self._shapes.pop(name, None)
@@ -166,7 +173,8 @@ class Store:
     async def ping(self) -> None:
         try:
             client = await self._connected()
-            await asyncio.get_running_loop().run_in_executor(self._pool, lambda: client.list_collections(timeout=2))
+            # On a thread that no call can hold.
+            await asyncio.get_running_loop().run_in_executor(self._probes, lambda: client.list_collections(timeout=2))
         except (Exception, asyncio.CancelledError):  # cancelled: it did not answer in time
             self._away = time.monotonic()
             raise
@@ -176,7 +184,8 @@ class Store:
             self._probing.cancel()
         if self._client is not None:
             self._client.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._probes):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # Names
 
@@ -201,7 +210,7 @@ class Store:
             """Whether it was not there. Of several at once Milvus may tell each that it made the collection."""
             properties = {DESCRIPTION: description, METRIC: metric, MAKER: mine}
             failure = None
-            if not client.has_collection(physical, timeout=CALL_TIMEOUT_SECONDS):
+            if not client.has_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
                 schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=256)
                 schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
@@ -210,12 +219,12 @@ class Store:
                 try:
                     client.create_collection(
                         physical, schema=schema, properties={k: v for k, v in properties.items() if v},
-                        consistency_level="Strong", timeout=CALL_TIMEOUT_SECONDS,
+                        consistency_level="Strong", timeout=left(CALL_TIMEOUT_SECONDS),
                     )  # fmt: skip
                 except MilvusException as refused:
                     failure = refused
             try:
-                found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+                found = client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
             except MilvusException as lost:
                 raise failure or lost from None
             made = found.get("properties") or {}
@@ -234,8 +243,8 @@ class Store:
         physical = self.physical(tenant, name)
 
         def work(client: MilvusClient) -> CollectionInfo:
-            found = client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
-            counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=CALL_TIMEOUT_SECONDS)
+            found = client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
+            counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=left(CALL_TIMEOUT_SECONDS))
             description = (found.get("properties") or {}).get(DESCRIPTION, "")
             return CollectionInfo(name, _shape(client, physical, found), description, int(counted[0]["count(*)"]))
 
@@ -251,7 +260,7 @@ class Store:
 
     async def _ask_shape(self, physical: str) -> Shape:
         def work(client: MilvusClient) -> Shape:
-            return _shape(client, physical, client.describe_collection(physical, timeout=CALL_TIMEOUT_SECONDS))
+            return _shape(client, physical, client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)))
 
         found = self._shapes[physical] = await self._call("describe", physical, work)
         return found
@@ -269,16 +278,16 @@ class Store:
             raise invalid(field, f"has {length} values; the collection's vectors have {wanted}") from None
 
     async def names(self, tenant: str) -> list[str]:
-        found = await self._call("list", "", lambda client: client.list_collections(timeout=CALL_TIMEOUT_SECONDS))
+        found = await self._call("list", "", lambda client: client.list_collections(timeout=left(CALL_TIMEOUT_SECONDS)))
         return sorted(self.logical(tenant, n) for n in found if n.startswith(self._prefix(tenant)))
 
     async def drop(self, tenant: str, name: str) -> None:
         physical = self.physical(tenant, name)
 
         def work(client: MilvusClient) -> bool:
-            if not client.has_collection(physical, timeout=CALL_TIMEOUT_SECONDS):
+            if not client.has_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
                 return False
-            client.drop_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+            client.drop_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
             return True
 
         if not await self._call("drop", physical, work):
@@ -293,7 +302,7 @@ class Store:
         physical = self.physical(tenant, name)
         await self._with_vectors(
             "upsert", physical, field, len(rows[0]["vector"]),
-            lambda c: c.upsert(physical, rows, timeout=CALL_TIMEOUT_SECONDS),
+            lambda c: c.upsert(physical, rows, timeout=left(CALL_TIMEOUT_SECONDS)),
         )  # fmt: skip
         self._dirty[physical] = time.monotonic()
         self.metrics.upserted.inc(len(rows))
@@ -309,7 +318,7 @@ class Store:
             "query",
             physical,
             lambda c: list(
-                c.query(physical, filter=expression, output_fields=fields, timeout=CALL_TIMEOUT_SECONDS, **more)
+                c.query(physical, filter=expression, output_fields=fields, timeout=left(CALL_TIMEOUT_SECONDS), **more)
             ),
         )
 
@@ -375,18 +384,18 @@ class Store:
             lambda c: c.search(
                 physical, vectors, anns_field="vector", filter=expression, limit=limit,
                 output_fields=self._fields(include_vectors) if small else [],
-                search_params={"params": {"ef": max(64, limit)}}, timeout=CALL_TIMEOUT_SECONDS,
+                search_params={"params": {"ef": max(64, limit)}}, timeout=left(CALL_TIMEOUT_SECONDS),
             ),
         )  # fmt: skip
         return [list(hits) for hits in found]
 
     @staticmethod
     def _delete_ids(physical: str, ids: list[str], client: MilvusClient) -> None:
-        client.delete(physical, filter=_among(ids), timeout=CALL_TIMEOUT_SECONDS)
+        client.delete(physical, filter=_among(ids), timeout=left(CALL_TIMEOUT_SECONDS))
 
     @staticmethod
     def _flush(physical: str, client: MilvusClient) -> None:
-        client.flush(physical, timeout=CALL_TIMEOUT_SECONDS)
+        client.flush(physical, timeout=left(CALL_TIMEOUT_SECONDS))
 
     async def seal(self) -> None:
         """Flush collections that had no new vectors for a while: a search in sealed ones is several times faster."""
@@ -406,7 +415,7 @@ def _shape(client: MilvusClient, physical: str, described: dict[str, Any]) -> Sh
     dimension = next(f for f in described["fields"] if f["name"] == "vector")["params"]["dim"]
     metric = (described.get("properties") or {}).get(METRIC)
     if metric is None:  # made before metrics were among the properties
-        metric = client.describe_index(physical, "vector", timeout=CALL_TIMEOUT_SECONDS)["metric_type"]
+        metric = client.describe_index(physical, "vector", timeout=left(CALL_TIMEOUT_SECONDS))["metric_type"]
     return Shape(int(dimension), metric)
 
 
@@ -416,13 +425,13 @@ def _index(client: MilvusClient, physical: str, metric: str | None) -> None:
         return
     index = client.prepare_index_params()
     index.add_index("vector", index_type="HNSW", metric_type=metric, params={"M": 16, "efConstruction": 128})
-    if not client.list_indexes(physical, timeout=CALL_TIMEOUT_SECONDS):
+    if not client.list_indexes(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
         try:
-            client.create_index(physical, index, timeout=CALL_TIMEOUT_SECONDS)
+            client.create_index(physical, index, timeout=left(CALL_TIMEOUT_SECONDS))
         except MilvusException:  # another was faster
-            if not client.list_indexes(physical, timeout=CALL_TIMEOUT_SECONDS):
+            if not client.list_indexes(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
                 raise
-    client.load_collection(physical, timeout=CALL_TIMEOUT_SECONDS)
+    client.load_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
 
 
 def _among(ids: Sequence[str]) -> str:

@@ -65,6 +65,18 @@ def test_size_and_negative_prompt(client: Client) -> None:
     assert client.diffusion.GenerateImage(request | {"negative_prompt": "a red circle"}).image.data != plain.image.data
 
 
+def test_a_negative_prompt_without_guidance_and_a_prompt_longer_than_the_encoder_reads(client: Client) -> None:
+    request = {"prompt": "a red square", "width": 64, "height": 64, "steps": 2, "seed": 1}
+    for guidance in (0, 0.5, 1.0, 1.01):
+        asked = request | {"guidance_scale": guidance}
+        drawn = client.diffusion.GenerateImage(asked | {"negative_prompt": "blue"})
+        assert not drawn.truncated_fields
+        same = drawn.image.data == client.diffusion.GenerateImage(asked).image.data
+        assert same == (guidance <= 1)
+    long = "a photo of " + "very " * 40 + "red square"
+    assert list(client.diffusion.GenerateImage(request | {"prompt": long}).truncated_fields) == ["prompt"]
+
+
 def test_a_client_that_leaves_stops_the_model_within_one_step(running, client: Client) -> None:
     port = running.cluster.ports["triton_metrics"]
     key = ("genmesh_diffuser_cancelled_requests_total", 'model="diffuser"')

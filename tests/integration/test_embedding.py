@@ -48,7 +48,9 @@ def test_a_bad_input_fails_alone(client: Client) -> None:
 
 def test_an_overlong_input_is_cut_or_rejected(client: Client) -> None:
     text = "word " * 1000
-    assert client.embedding.Embed({"inputs": [text]}).results[0].HasField("embedding")
+    results = client.embedding.Embed({"inputs": [text, "word"]}).results
+    assert [result.embedding.truncated for result in results] == [True, False]
+    assert client.embedding.Embed({"inputs": [text]}).results[0].embedding.truncated  # from the cache too
     rejected = client.embedding.Embed({"inputs": [text], "reject_overlong": True})
     assert rejected.results[0].error.reason == "INPUT_TOO_LONG"
 

@@ -7,9 +7,17 @@ from contextlib import suppress
 
 import grpc
 import pytest
+from genmesh import Client
 from genmesh._services import SERVICES
-from genmesh.errors import DeadlineExceeded, GenmeshError, Unauthenticated, from_rpc_error
-from genmesh.v1 import common_pb2, embedding_pb2, tokenization_pb2
+from genmesh.errors import (
+    DeadlineExceeded,
+    GenmeshError,
+    InvalidArgument,
+    NotFound,
+    Unauthenticated,
+    from_rpc_error,
+)
+from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, tokenization_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -167,6 +175,42 @@ def test_trailing_metadata_and_request_ids_pass(running, raw: grpc.Channel) -> N
         data, metadata=[("authorization", f"Bearer {running.alpha}")], timeout=60
     )
     assert not [k for k, _ in inner.trailing_metadata() if k.startswith("genmesh-")]
+
+
+def test_every_response_has_its_request_id_and_the_log_too(running, raw: grpc.Channel) -> None:
+    key, asked = ("authorization", f"Bearer {running.alpha}"), secrets.token_hex(8)
+    data = tokenization_pb2.CountRequest(texts=["x"]).SerializeToString()
+    for more in ((), (("x-request-id", asked),)):
+        _, unary = raw.unary_unary(COUNT).with_call(data, metadata=(key, *more), timeout=60)
+        stream = raw.unary_stream("/genmesh.v1.GenerationService/StreamGenerate")(
+            generation_pb2.GenerateRequest(prompt="x", sampling={"max_tokens": 1}).SerializeToString(),
+            metadata=(key, *more), timeout=60,
+        )  # fmt: skip
+        list(stream)
+        for found in (unary.trailing_metadata(), stream.initial_metadata(), stream.trailing_metadata()):
+            (request_id,) = (value for name, value in found if name == "x-request-id")
+            assert request_id == asked if more else len(request_id) == 32
+    for key_ in (running.alpha, None):
+        assert error(raw, COUNT, b"\xff", key_).request_id
+    with running.client() as client, pytest.raises(InvalidArgument) as failure:
+        client.tokenization.Count({"texts": []})
+    assert len(failure.value.request_id) == 32
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_status_fits_into_headers_whatever_was_sent(client: Client, attempt: int) -> None:
+    for method, request, kind in (
+        (client.tokenization.Encode, {"model": "😀" * 5000, "texts": ["a"]}, NotFound),
+        (client.vector_search.GetCollection, {"collection": "漢" * 5000}, InvalidArgument),
+        (client.generation.Chat, {"messages": [{"role": "x" * 1000, "content": "a"}] * 20}, InvalidArgument),
+        (client.embedding.Embed, {"model": "%" * 9000, "inputs": ["a"]}, NotFound),
+        (client.rag.Retrieve, {"question": "x", "filter": "é" * 3000}, InvalidArgument),
+        (client.rag.DeleteDocument, {"collection": "gone", "document_id": "é%" * 66}, NotFound),
+    ):
+        with pytest.raises(kind) as failure:
+            method(request)
+        assert failure.value.reason
+        assert len(failure.value.message) <= 1000
 
 
 def test_a_call_that_ends_before_it_is_read_keeps_its_status(running, raw: grpc.Channel) -> None:

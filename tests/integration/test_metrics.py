@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from genmesh import Client
@@ -67,6 +68,24 @@ def test_ttft_is_measured_to_the_first_content(running, client: Client) -> None:
     until(lambda: all(total(part)[1] == before[part][1] + 1 for part in before))
     gateway, generation = (total(part)[0] - before[part][0] for part in before)
     assert 0 < generation <= gateway <= first
+
+
+def test_large_requests_do_not_hold_up_the_event_loop(running, client: Client) -> None:
+    def late() -> tuple[float, float]:
+        found = scrape(running.cluster.ports["metrics_tokenization"])
+        name = "genmesh_tokenization_event_loop_lag_seconds"
+        return found[f"{name}_count", ""], found[f"{name}_count", ""] - found[f"{name}_bucket", 'le="1.0"']
+
+    before = late()
+    large = {"texts": ["the keeper counts the boats " * 7000] * 30}
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(client.tokenization.Encode, large, timeout=120) for _ in range(4)]
+        while not all(one.done() for one in sent):
+            client.tokenization.Count({"texts": ["a"]}, timeout=60)
+        assert all(len(one.result().sequences) == 30 for one in sent)
+    after = late()
+    assert after[0] > before[0]
+    assert after[1] == before[1]  # it was 3 s where the loop itself did the work
 
 
 def test_prometheus_scrapes_every_part(running) -> None:

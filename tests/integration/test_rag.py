@@ -219,12 +219,36 @@ def test_tenants_answer_from_their_own_documents(running, client: Client, librar
         ({"question": "x", "max_tokens": -1}, "max_tokens"),
         ({"question": "x", "filter": "year >"}, "filter"),
         ({"question": "x", "collection": "no such/name"}, "collection"),
+        ({"question": "x", "max_tokens": 100_000}, "max_tokens"),
+        ({"question": "\U0001f600" * 4000}, "question"),
     ],
 )
 def test_bad_questions_name_their_field(client: Client, library: str, request_: dict, field: str) -> None:
     with pytest.raises(InvalidArgument) as failure:
         client.rag.Answer({"collection": library} | request_)
     assert field in [v.field for v in failure.value.field_violations]
+
+
+def test_a_collection_of_other_vectors_is_named(client: Client, collection: str) -> None:
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    client.vector_search.Upsert({"collection": collection, "entities": [{"id": "a", "vector": [1, 0]}]})
+    for method in (client.rag.Retrieve, client.rag.Answer):
+        with pytest.raises(InvalidArgument) as failure:
+            method({"collection": collection, "question": "What is it?"})
+        assert [v.field for v in failure.value.field_violations] == ["collection"]
+
+
+def test_entities_that_users_stored_are_passages_whatever_they_hold(client: Client, library: str) -> None:
+    vector = list(client.embedding.Embed({"inputs": ["Zebras sleep in the blue barn."]}).results[0].embedding.values)
+    odd = {"_headings": 5, "_title": ["x"], "_document": {"a": 1}, "_revision": "x", "_position": None, "kind": "own"}
+    own = {"id": "own#1#0", "vector": vector, "text": "Zebras sleep in the blue barn.", "metadata": odd}
+    client.vector_search.Upsert({"collection": library, "entities": [own]})
+    try:
+        answer = client.rag.Answer({"collection": library, "question": "Where do zebras sleep?"})
+        assert "blue barn" in answer.text
+        assert answer.passages[0].metadata["kind"] == "own"
+    finally:
+        client.vector_search.Delete({"collection": library, "ids": ["own#1#0"]})
 
 
 def test_errors_name_what_is_missing(client: Client, library: str) -> None:

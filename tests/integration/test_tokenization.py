@@ -26,6 +26,34 @@ def test_encode_decode_and_count_agree(client: Client, model: str) -> None:
         assert decoded.texts[0] == "hello, world!"
 
 
+def test_what_would_take_too_much_memory_is_refused_by_the_name_of_its_limit(client: Client) -> None:
+    def fault(method: str, **request: object) -> tuple[str, str]:
+        with pytest.raises(InvalidArgument) as failure:
+            getattr(client.tokenization, method)(request)
+        return failure.value.reason, failure.value.field_violations[0].field
+
+    for method in ("Encode", "Count", "FitToContext"):
+        assert fault(method, texts=["a", "é" * 100_001]) == ("INVALID_FIELD", "texts[1]")
+    assert fault("Encode", texts=["x " * 60_000] * 8, return_offsets=True) == ("ANSWER_TOO_LARGE", "texts")
+    encoded = client.tokenization.Encode({"texts": ["x " * 60_000] * 8})
+    ids = [list(sequence.ids) for sequence in encoded.sequences]
+    assert sum(map(len, ids)) >= 8 * 60_000
+    (text,) = client.tokenization.Decode({"sequences": [{"ids": ids[0]}]}).texts
+    assert text.split() == ["x"] * 60_000
+    assert fault("Decode", sequences=[{"ids": [5] * 200_001}]) == ("INVALID_FIELD", "sequences[0].ids")
+    lengths = list(map(len, client.tokenization.Decode({"sequences": [{"ids": [i]} for i in range(1000)]}).texts))
+    times = 10 * 2**20 // (200_000 * max(lengths)) + 1
+    ids = [lengths.index(max(lengths))] * 200_000
+    assert fault("Decode", sequences=[{"ids": ids}] * times) == ("ANSWER_TOO_LARGE", "sequences")
+
+
+def test_a_long_text_is_chunked_whole(client: Client) -> None:
+    text = " ".join(f"Sentence number {i} tells of item {i * 7}." for i in range(20_000))
+    chunks = client.tokenization.Chunk({"text": text, "max_tokens": 200}).chunks
+    assert " ".join(chunk.text for chunk in chunks) == text
+    assert not any(chunk.cut_before or chunk.cut_after for chunk in chunks)
+
+
 def test_chat_template_is_the_models_own(client: Client) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     with_prompt = client.tokenization.ApplyChatTemplate({"messages": messages})

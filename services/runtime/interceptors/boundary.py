@@ -16,9 +16,10 @@ import grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
-from services.runtime import identity
+from services.runtime import deadline, identity
 from services.runtime.calls import Call, Calls, check_size
 from services.runtime.errors import (
+    MESSAGE_BYTES,
     DeadlineExceeded,
     GenmeshError,
     Internal,
@@ -31,6 +32,7 @@ from services.runtime.errors import (
 from services.runtime.metrics import Server
 from services.runtime.settings import ServiceSettings
 from services.runtime.wire import broken_utf8
+from services.runtime.work import SMALL_BYTES
 
 log = logging.getLogger(__name__)
 # Calls that anyone may make: health and reflection.
@@ -54,7 +56,8 @@ def decoder(kind: type[Message], limit: int) -> Callable[[bytes], Any]:
         except ResourceExhausted as failure:
             return Undecodable(failure)
         except DecodeError:
-            field = broken_utf8(data, kind.DESCRIPTOR)  # type: ignore[arg-type]
+            # Of a larger message the look for it would hold up all other calls.
+            field = broken_utf8(data, kind.DESCRIPTOR) if len(data) <= SMALL_BYTES else None  # type: ignore[arg-type]
             if field is None:
                 return Undecodable(
                     InvalidArgument("the message is not a " + kind.DESCRIPTOR.full_name, reason="MALFORMED_MESSAGE")
@@ -112,6 +115,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _enter(self, call: Call, request: Any, context: Any) -> float:
         """Admit a call and find its caller; the seconds that it may take."""
         remaining = call.admit(context)
+        deadline.enter(remaining)
         identity.enter(identity.from_metadata(context.invocation_metadata() or (), self.secret))
         if isinstance(request, Undecodable):
             raise request.error
@@ -175,4 +179,4 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if error.code is grpc.StatusCode.INTERNAL:
             log.error("%s: %s", path, error.message, extra={"fields": {"reason": error.reason}})
         call.code = error.code
-        await context.abort(error.code, clipped(error.message, 1000), trailing(error))
+        await context.abort(error.code, clipped(error.message, MESSAGE_BYTES), trailing(error))

@@ -183,6 +183,16 @@ def cases() -> dict[str, tuple[list[dict[str, str]], list[dict[str, str]], int]]
         [held(running, 100, 20), held(most, 256, 20)],
         19,
     )
+    late = 'genmesh_tokenization_event_loop_lag_seconds_bucket{job="genmesh-tokenization",instance="a",le="%s"}'
+
+    def lag(share: float) -> list[dict[str, str]]:
+        return [
+            steady(late % "0.25", 600 * (1 - share), 20),
+            steady(late % "0.5", 600, 20),
+            steady(late % "+Inf", 600, 20),
+        ]
+
+    found["GenmeshEventLoopLag"] = lag(0.05), lag(0.001), 19
     # On GPUs the engine's metrics are vLLM's.
     waiting, theirs = (
         'genmesh_generator_waiting_requests{model="generator"}',

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 from supervisor.options import ServerOptions
 
 from deploy.local.ports import SERVICES, Ports
@@ -61,6 +62,7 @@ def test_addresses_of_other_parts_are_theirs(name: str, layout: Layout, monkeypa
     schemes = {"redis_url": "redis://{}/0", "milvus_url": "http://{}"}
     for key, value in found.items():
         address = f"127.0.0.1:{PORTS[key.removesuffix('_url')]}"
+        value = value.get_secret_value() if isinstance(value, SecretStr) else value
         assert value == schemes.get(key, "{}").format(address)
     assert found or name == "gateway"
 

@@ -13,6 +13,7 @@ from services.rag.grounding import (
     relevance,
     supports,
 )
+from services.rag.words import CITATION
 
 PUMP = "The main pump of Aurora Station runs at 5.5 bar and was built by Nordwerk in 1984."
 
@@ -185,3 +186,19 @@ def test_relevance_grows_with_likeness_and_stays_between_0_and_1() -> None:
 )
 def test_parse_generated(text: str, parsed: list[tuple[str, list[int]]]) -> None:
     assert parse_generated(text) == parsed
+
+
+def test_numbers_in_brackets_of_a_source_are_no_citations() -> None:
+    sentence = "Salt [1, 2] raises it, see array[2] and [3]."
+    salt = source(1, sentence)
+    found = quote([salt], 0.5)
+    assert found is not None
+    assert found.text == "“Salt \\[1, 2\\] raises it, see array\\[2\\] and \\[3\\].” [1]"
+    assert found.source.sentence == sentence
+    assert CITATION.findall(found.text) == ["1"]
+    # The model reads "(1, 2)" and may leave out what refers to sources.
+    for said in ("Salt (1, 2) raises it, see array (2) and (3).", "Salt raises it, see array[2] and."):
+        grounded = ground(said, [1], [salt])
+        assert grounded is not None
+        assert CITATION.findall(grounded.text) == ["1"]
+    assert ground("Salt raises it, see array and.", [1], [salt]) is None

@@ -1,11 +1,12 @@
 """Which generated text may be checked already, while the rest still streams in."""
 
 import pytest
+from genmesh.v1 import rag_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rag.grounding import parse_generated
-from services.rag.pipeline import complete
+from services.rag.pipeline import complete, distinct
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,8 @@ def test_however_the_text_is_cut_the_same_sentences_come_out(sizes: list[int]) -
         found += parse_generated(ready)
     assert found + parse_generated(pending) == parse_generated(text)
     assert len(parse_generated(text)) == 3
+
+
+def test_of_passages_with_the_same_text_the_first_stays() -> None:
+    texts = ["a b", "c", "a  b\n", "A b", "c"]
+    assert [p.id for p in distinct([pb.Passage(id=str(i), text=t) for i, t in enumerate(texts)])] == ["0", "1", "3"]

@@ -9,6 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.runtime import cache as module
 from services.runtime.cache import Cache, LocalStore
+from services.runtime.errors import DeadlineExceeded, Unavailable
 from services.runtime.settings import CacheSettings
 
 AsTenant = Callable[[str], None]
@@ -297,3 +298,26 @@ async def test_close_waits_for_writes(cache: Cache) -> None:
     cache.put({"a": b"1"})
     await cache.close()
     assert store.stored == 1
+
+
+async def test_a_failure_of_a_service_is_that_of_all_who_wait_for_it(cache: Cache) -> None:
+    work = Work([b"1"], gated=True, failure=Unavailable("away", reason="MODEL_UNAVAILABLE"))
+    tasks = [asyncio.create_task(cache.compute(["a"], work)) for _ in range(4)]
+    await settle()
+    work.go.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [answer.reason for answer in answers if isinstance(answer, Unavailable)] == ["MODEL_UNAVAILABLE"] * 4
+    assert len(work.asked) == 1
+    assert len(set(map(id, answers))) > 1  # who changes one changes no other's
+
+
+async def test_a_deadline_is_only_that_of_who_computed(cache: Cache) -> None:
+    late, good = Work([b"1"], gated=True, failure=DeadlineExceeded("late")), Work([b"1"])
+    one = asyncio.create_task(cache.compute(["a"], late))
+    await settle()
+    two = asyncio.create_task(cache.compute(["a"], good))
+    await settle()
+    late.go.set()
+    with pytest.raises(DeadlineExceeded):
+        await one
+    assert await two == [b"1"]

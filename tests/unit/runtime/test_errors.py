@@ -1,8 +1,12 @@
 """Errors as google.rpc statuses, and the errors of other services as our own."""
 
+from urllib.parse import quote
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from services.runtime import errors
 
@@ -108,3 +112,40 @@ def test_calling_gives_a_failure_without_details_the_services_reason() -> None:
 def test_calling_lets_other_exceptions_through() -> None:
     with pytest.raises(KeyError), errors.calling("rag", "Embed"):
         raise KeyError("mine")
+
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=3000) | st.sampled_from(
+    ["x" * 9000, "😀" * 5000, "%" * 5000]
+)
+
+
+@given(any_text, st.lists(st.tuples(any_text, any_text), max_size=20))
+@example("😀" * 5000, [("漢" * 5000, "%" * 5000)] * 20)
+def test_a_status_fits_into_headers_and_keeps_its_reason(text: str, faults: list[tuple[str, str]]) -> None:
+    violations = [errors.Violation(*fault) for fault in faults]
+    error = errors.NotFound(
+        text, reason="MODEL_NOT_FOUND", metadata={"model": text, "field": text}, violations=violations
+    )
+    ((_, details),) = errors.trailing(error)
+    message = errors.clipped(error.message, errors.MESSAGE_BYTES)
+    assert 4 * len(details) / 3 + len(quote(message, safe="")) < 7000
+    assert errors.reason_in([("grpc-status-details-bin", details)]) == "MODEL_NOT_FOUND"
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in status_pb2.Status.FromString(details).details) == bool(faults)
+    assert bool(bad.field_violations) == bool(faults)
+
+
+def test_what_is_short_is_not_clipped() -> None:
+    assert errors.clipped("é" * 50) == "é" * 50
+    assert errors.clipped("é" * 51) == "é" * 47 + "..."
+    assert errors.clipped("a" * 300) == "a" * 300
+
+
+def test_faults_of_anothers_message_become_those_of_ours() -> None:
+    with pytest.raises(errors.InvalidArgument) as caught, errors.renamed({"sampling.max_tokens": "max_tokens"}):
+        raise errors.invalid("sampling.max_tokens", "is 0")
+    assert caught.value.violations == (errors.Violation("max_tokens", "is 0"),)
+    assert caught.value.message == "max_tokens: is 0"
+    with pytest.raises(errors.NotFound) as missing, errors.renamed({"a": "b"}):
+        raise errors.NotFound("a: is not there", metadata={"field": "a"})
+    assert (missing.value.message, missing.value.metadata) == ("a: is not there", {"field": "b"})

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.runtime import sentences
 from services.runtime.sentences import sentence_spans, split_sentences
 
 
@@ -55,3 +56,12 @@ def test_sentences_join_to_the_text(text: str) -> None:
     spans = sentence_spans(text)
     assert "".join(text[a:b] for a, b in spans) == text
     assert all(b > a for a, b in spans)
+
+
+def test_a_long_line_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = "".join(f"Dr. Smith counts {i} boats on Jan. {i % 28 + 1}. Er zählt z. B. drei Kähne! " for i in range(300))
+    whole = split_sentences(line)
+    assert len(whole) == 600
+    for part in (1, 100, 1000):
+        monkeypatch.setattr(sentences, "PART_CHARACTERS", part)
+        assert split_sentences(line) == whole

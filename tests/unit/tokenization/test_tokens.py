@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.runtime.models import Card
-from services.tokenization.tokens import Chunk, chunk, count, encode, fit, starts_word
+from services.tokenization import tokens
+from services.tokenization.tokens import Chunk, chunk, count, encode, fit, lengths, starts_word
 
 SENTENCES = "The pump runs at five bar. The valve is closed at night! Is the crew asleep? One two three four five."
 
@@ -63,7 +64,11 @@ def marks(text: str) -> bool:
         "   leading and trailing   ",
     ],
 )
-def test_chunk_keeps_its_promises(card: Card, text: str, most: int, overlap: int) -> None:
+@pytest.mark.parametrize("part", [1, 15, tokens.PART_CHARACTERS])
+def test_chunk_keeps_its_promises(
+    card: Card, text: str, most: int, overlap: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "PART_CHARACTERS", part)
     assert assert_sound(card, text, most, overlap)
 
 
@@ -148,10 +153,28 @@ def test_starts_word(text: str, at: int, expected: bool) -> None:
 def test_count_and_encode_agree_with_and_without_special_tokens(card: Card) -> None:
     texts = ["", "a", SENTENCES, "😀"]
     for special in (False, True):
-        assert count(card, texts, special=special) == [len(e.ids) for e in encode(card, texts, special=special)]
+        for offsets in (False, True):
+            encoded = encode(card, texts, special=special, offsets=offsets)
+            assert count(card, texts, special=special) == [len(e.ids) for e in encoded]
     assert [
         b - a for a, b in zip(count(card, texts, special=False), count(card, texts, special=True), strict=True)
     ] == [1] * 4
+
+
+def test_texts_are_read_a_part_at_a_time(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a", "", "bb" * 10, "c", "dd", "é" * 30]
+    whole = [e.ids for e in card.tokenizer.encode_batch(texts)]
+    for part in (1, 3, 20, 1000):
+        monkeypatch.setattr(tokens, "PART_CHARACTERS", part)
+        assert [e.ids for e in encode(card, texts, special=True, offsets=False)] == whole
+
+
+def test_no_id_stands_for_more_text_than_its_length(card: Card) -> None:
+    known = lengths(card)
+    assert len(known) == card.tokenizer.get_vocab_size()
+    ids = card.tokenizer.encode(SENTENCES).ids
+    assert len(card.tokenizer.decode(ids).encode()) <= known[ids].sum()
+    assert lengths(card) is known
 
 
 @pytest.mark.parametrize(

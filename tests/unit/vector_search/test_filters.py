@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from milvus_lite.search.filter import parse_expr
 
 from services.runtime.errors import InvalidArgument
-from services.vector_search.filters import MOST_CHARACTERS, MOST_DEPTH, compile_filter, literal
+from services.vector_search.filters import MOST_CHARACTERS, MOST_DEPTH, MOST_NOTS, compile_filter, literal
 
 OPERATORS = {
     "=": operator.eq,
@@ -287,6 +287,14 @@ def test_depth(opening: str, closing: str) -> None:
     assert compile_filter(opening * MOST_DEPTH + "a = 1" + closing * MOST_DEPTH) == 'metadata["a"] == 1'
     deep = opening * (MOST_DEPTH + 1) + "a = 1" + closing * (MOST_DEPTH + 1)
     assert f"more than {MOST_DEPTH} parentheses or NOTs" in description(deep)
+
+
+def test_what_stands_side_by_side_is_not_deep() -> None:
+    assert compile_filter(" AND ".join(f"(a = {i})" for i in range(100))).count("and") == 99
+    assert compile_filter(" OR ".join(f"NOT (a = {i})" for i in range(MOST_NOTS))).count("!=") == MOST_NOTS
+    assert f"more than {MOST_NOTS} NOTs" in description(" OR ".join(["NOT a = 1"] * (MOST_NOTS + 1)))
+    assert compile_filter("(" * 32 + "NOT NOT a = 1" + ")" * 32)
+    assert compile_filter("NOT (" * 32 + "a = 1" + ")" * 32)
 
 
 def test_brackets_by_the_thousand_are_refused_before_parsing() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from pymilvus.exceptions import MilvusException
 
+from services.runtime import deadline
 from services.runtime.errors import GenmeshError
 from services.runtime.metrics import VectorSearch
 from services.vector_search.servicer import NAME
-from services.vector_search.store import Store
+from services.vector_search.store import CALL_TIMEOUT_SECONDS, THREADS, Store
 from tests.waiting import eventually
 
 names = st.from_regex(NAME, fullmatch=True)
@@ -192,3 +194,37 @@ async def test_patience_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(GenmeshError) as caught:
         await store.upsert("acme", "docs", [ROW], "entities[0].vector")
     assert caught.value.reason == "VECTOR_STORE_UNAVAILABLE"
+
+
+async def test_a_call_to_milvus_has_what_is_left_of_the_callers_deadline(store: Store) -> None:
+    given: list[float] = []
+
+    class Milvus(FaultyMilvus):
+        def list_collections(self, timeout: float) -> list[str]:
+            given.append(timeout)
+            return []
+
+    store._client = Milvus()  # type: ignore[assignment]
+    await store.names("acme")
+    deadline.enter(5)
+    await store.names("acme")
+    assert given[0] == CALL_TIMEOUT_SECONDS
+    assert given[1] <= 5
+
+
+async def test_a_call_whose_caller_left_before_its_turn_never_begins(store: Store) -> None:
+    go_on, begun = threading.Event(), []
+
+    def work(client: Any) -> None:
+        begun.append(client)
+        go_on.wait()
+
+    store._client = FaultyMilvus()  # type: ignore[assignment]
+    calls = [asyncio.create_task(store._call("query", "", work)) for _ in range(THREADS + 1)]
+    await eventually(lambda: len(begun) == THREADS)
+    calls[-1].cancel()
+    await asyncio.wait([calls[-1]])
+    await store.ping()  # has a thread of its own
+    go_on.set()
+    await asyncio.gather(*calls[:-1])
+    assert len(begun) == THREADS

@@ -371,6 +371,8 @@ def image(
                 output.write_bytes(picture.data)
     if not as_json:
         out.print(f"{escape(str(output))}: {picture.width} x {picture.height}, seed {picture.seed}")
+        if event.image.truncated_fields:
+            err.print("[yellow]The prompt is longer than the model reads; its end had no effect.[/yellow]")
 
 
 @app.command()

@@ -23,7 +23,7 @@ class GenmeshError(Exception):
     ``code``: the gRPC status. ``reason``: the constant of google.rpc.ErrorInfo; CONNECTION_LOST, made here, where a call
     ended UNAVAILABLE and no server said why (none was reached, or the connection broke); else "" where the server sent
     none. ``metadata``: its details. ``field_violations``: the fields at fault. ``retry_after_seconds``: when to try
-    again, where the server says so.
+    again, where the server says so. ``request_id``: under which the server's logs have the call; "" where none was reached.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class GenmeshError(Exception):
         self.metadata = metadata or {}
         self.field_violations = field_violations
         self.retry_after_seconds = retry_after_seconds
+        self.request_id = ""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code.name}{'/' + self.reason if self.reason else ''})"
@@ -119,6 +120,8 @@ def from_rpc_error(failure: grpc.RpcError) -> GenmeshError:
     code: grpc.StatusCode = failure.code()
     error = _CLASSES.get(code, GenmeshError)(failure.details() or code.name, code)
     for key, value in failure.trailing_metadata() or ():
+        if key == "x-request-id":
+            error.request_id = str(value)
         if key != "grpc-status-details-bin":
             continue
         try:

@@ -1,0 +1,140 @@
+"""Picture files of every kind as pixels, and orders whose fields the model cannot follow."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from genmesh.v1 import diffusion_pb2 as pb
+from PIL import Image
+
+from services.diffusion.images import MOST_SEED, from_file, order
+from services.runtime.errors import InvalidArgument
+from services.runtime.models import Card
+
+ANY: Any = SimpleNamespace(facts={"max_pixels": 10_000})
+SIDE = 32
+GRADIENT = np.linspace(0, 65_535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE)
+
+
+def file_of(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **more)
+    return file.getvalue()
+
+
+def png_of_16_bits(levels: np.ndarray, kind: int) -> bytes:
+    """A PNG with 16 bits a channel, which Pillow does not write. ``kind``: of colour, as the format has it."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = levels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_channels_of_16_bits_keep_their_upper_half() -> None:
+    wanted = GRADIENT // 257
+    colours = np.repeat(GRADIENT[:, :, None], 3, 2)
+    opaque = np.dstack([colours, np.full_like(GRADIENT, 65_535)])
+    files = {
+        "grey": file_of(Image.fromarray(GRADIENT)),
+        "grey, by hand": png_of_16_bits(GRADIENT, 0),
+        "colours": png_of_16_bits(colours, 2),
+        "grey and alpha": png_of_16_bits(opaque[:, :, 2:], 4),
+        "colours and alpha": png_of_16_bits(opaque, 6),
+    }
+    for name, data in files.items():
+        pixels = from_file(data, ANY).astype(int)
+        assert pixels.shape == (SIDE, SIDE, 3), name
+        assert np.abs(pixels - wanted[:, :, None]).max() <= 1, name
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [("1", "PNG"), ("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("I", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"),
+     ("RGB", "WEBP"), ("RGBA", "WEBP")],
+)  # fmt: skip
+def test_every_mode_shows_the_same_picture(mode: str, form: str) -> None:
+    half = Image.new("RGB", (SIDE, SIDE), "white")
+    half.paste((0, 0, 0), (0, 0, SIDE // 2, SIDE))
+    image = half.convert(mode)
+    if mode == "I":
+        image = Image.fromarray(np.asarray(half.convert("L")).astype(np.uint16) * 257)
+    pixels = from_file(file_of(image, form), ANY)
+    assert pixels[:, : SIDE // 2 - 2].max() < 30
+    assert pixels[:, SIDE // 2 + 2 :].min() > 225
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
+    more = {"transparency": 0} if mode == "P" else {}
+    assert from_file(file_of(image, **more), ANY).min() == 255
+
+
+def test_a_picture_stands_as_the_camera_was_held() -> None:
+    image = Image.new("RGB", (20, 10), "white")
+    image.paste((255, 0, 0), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    for form in ("JPEG", "PNG", "WEBP"):
+        pixels = from_file(file_of(image, form, exif=exif), ANY)
+        assert pixels.shape == (20, 10, 3)
+        assert pixels[2, 5, 1] < 60
+        assert pixels[17, 5, 1] > 200
+
+
+def diffuser(make_card: Callable[..., Card], **config: Any) -> Card:
+    facts = {
+        "default_width": 64,
+        "default_height": 64,
+        "default_steps": 4,
+        "default_guidance_scale": 2.0,
+        "max_pixels": 10_000,
+    }
+    return make_card("diffuser", task="diffuse", tokenizer=False, **facts, **config)
+
+
+def test_a_negative_prompt_has_no_effect_without_guidance(make_card: Callable[..., Card]) -> None:
+    card = diffuser(make_card)
+    for guidance, kept in ((0, ""), (0.5, ""), (1, ""), (1.01, "blue"), (None, "blue")):
+        request = pb.GenerateImageRequest(prompt="x", negative_prompt="blue")
+        if guidance is not None:
+            request.guidance_scale = guidance
+        assert order(request, card).negative_prompt == kept
+
+
+@pytest.mark.parametrize("seed", [-1, MOST_SEED + 1, 2**63 - 1])
+def test_a_seed_that_would_be_another_ones_is_refused(make_card: Callable[..., Card], seed: int) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        order(pb.GenerateImageRequest(prompt="x", seed=seed), diffuser(make_card))
+    assert [v.field for v in failure.value.violations] == ["seed"]
+
+
+def test_what_the_text_encoder_does_not_read_is_told(make_card: Callable[..., Card]) -> None:
+    card = diffuser(make_card)
+    long, short = "a b a b a b", "A  b"  # a word is a token, and each end one
+    request = pb.GenerateImageRequest(prompt=long, negative_prompt=long)
+    assert order(request, card).truncated == ()  # nothing is known of its tokenizer
+    folder = next(card._folder.glob("*/weights")) / "tokenizer"
+    folder.mkdir()
+    vocabulary = {"a</w>": 0, "b</w>": 1, "a": 2, "b": 3, "<|startoftext|>": 4, "<|endoftext|>": 5}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 7}))
+    card = Card(card._folder)
+    ((tokenizer, window),) = card.text_encoders
+    assert (tokenizer.encode("A  b ☃").ids, window) == ([4, 0, 1, 5, 5, 5, 5], 7)
+    assert order(request, card).truncated == ("prompt", "negative_prompt")
+    assert order(pb.GenerateImageRequest(prompt=short, negative_prompt=long), card).truncated == ("negative_prompt",)
+    assert order(pb.GenerateImageRequest(prompt="a b a b a"), card).truncated == ()
