@@ -40,7 +40,8 @@ def read_keys(path: Path) -> dict[str, str]:
             )
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ValueError(f"entry {number}: sha256 must have 64 hexadecimal digits")
-        found[digest] = tenant
+        if found.setdefault(digest, tenant) != tenant:
+            raise ValueError(f"entry {number}: the key of tenant {found[digest]!r} is given to {tenant!r}, too")
     return found
 
 
@@ -48,7 +49,8 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._tenants, self._stamp = read_keys(path), path.stat().st_mtime_ns
+            self._stamp = path.stat().st_mtime_ns  # first: what is written while it is read is read again
+            self._tenants = read_keys(path)
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as failure:
             raise SystemExit(f"GENMESH_API_KEYS_FILE: {path}: {failure}") from None
         self._next_look = time.monotonic() + LOOK_AGAIN_SECONDS

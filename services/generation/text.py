@@ -34,6 +34,8 @@ RANGES = {
     "temperature": (0, 2), "top_p": (1e-6, 1), "top_k": (1, 1000), "seed": (0, 2**63 - 1),
     "repetition_penalty": (0.1, 10), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
 }  # fmt: skip
+# Logits that are divided by less leave float32's range; the likeliest token is as good as sure long before.
+LEAST_TEMPERATURE = 1e-4
 
 
 def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, adapter: str = "") -> dict[str, Any]:
@@ -51,6 +53,8 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, 
             found[name] = value
             if value and card.facts.get("encoder_decoder") and name in ("presence_penalty", "frequency_penalty"):
                 fields.fault(f"sampling.{name}", f"is not known to encoder-decoders, which {card.name} is")
+    if found["temperature"] < LEAST_TEMPERATURE:
+        found["temperature"] = 0.0
     fields.size("sampling.stop", sampling.stop, least=0, most=8)
     for i, stop in enumerate(sampling.stop):
         fields.text(f"sampling.stop[{i}]", stop, most=100, blank=True)

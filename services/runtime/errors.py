@@ -52,6 +52,7 @@ class GenmeshError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after_seconds = retry_after_seconds
+        self.retried = False  # it was tried again here already, as far as that may help
 
 
 class InvalidArgument(GenmeshError):
@@ -149,9 +150,11 @@ def to_status(error: GenmeshError) -> status_pb2.Status:
     )
 
 
-def trailing(error: GenmeshError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata that carries an error's details."""
-    return (("grpc-status-details-bin", to_status(error).SerializeToString()),)
+def trailing(error: GenmeshError) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that carries an error's details, and whether the caller's gRPC may try again (gRFC A6): where each
+    of two hops tries four times, an outage costs sixteen."""
+    details = (("grpc-status-details-bin", to_status(error).SerializeToString()),)
+    return (*details, ("grpc-retry-pushback-ms", "-1")) if error.retried else details
 
 
 def reason_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -176,6 +179,7 @@ def from_rpc_error(failure: grpc.RpcError, service: str) -> GenmeshError:
     if code is grpc.StatusCode.UNAVAILABLE:
         error = Unavailable(f"the {service} service does not answer: {message}", retry_after_seconds=1.0)
         error.reason = f"{service.upper()}_UNAVAILABLE"
+        error.retried = True  # by this channel's policy
     error.code = code
     for key, value in failure.trailing_metadata() or ():
         if key == "grpc-status-details-bin":

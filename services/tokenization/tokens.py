@@ -5,15 +5,18 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from icu4py.breakers import WordBreaker
 from tokenizers import Encoding
 
 from services.runtime.models import Card
 from services.runtime.sentences import sentence_spans
 
 PART_CHARACTERS = 50_000
+LONGEST_WORD = 64  # characters after a text without spaces that say where its last word ends
 _LENGTHS: WeakKeyDictionary[Card, np.ndarray] = WeakKeyDictionary()
 # What makes one character of several: the zero-width joiner, and the tones of skin.
 JOINER, SKIN = "\u200d", ("\U0001f3fb", "\U0001f3ff")
@@ -84,6 +87,11 @@ def starts_character(text: str, spans: Sequence[tuple[int, int]], index: int) ->
     )
 
 
+def word_starts(text: str) -> set[int]:
+    """Where words begin by Unicode's rules and ICU's dictionaries, also in a text without spaces, as Thai or Japanese."""
+    return set(accumulate(map(len, WordBreaker(text, "root")), initial=0))
+
+
 def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: int, most: int) -> int:
     """The token before which a window of at most ``most`` tokens ends: after a sentence where one ends in its second
     half, else between words where it can, else between characters."""
@@ -94,7 +102,12 @@ def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: in
     whole = [i for i in range(last, first, -1) if starts_character(text, spans, i)]
     sentence = next((i for i in whole if i > half and spans[i - 1][1] in ends), None)
     word = next((i for i in whole if i > half and starts_word(text, spans[i][0])), None)
-    if found := sentence or word or next(iter(whole), None):
+    if found := sentence or word:
+        return found
+    at = spans[first][0]
+    begin = word_starts(text[at : spans[last][1] + LONGEST_WORD])
+    word = next((i for i in whole if i > half and spans[i][0] - at in begin), None)
+    if found := word or next(iter(whole), None):
         return found
     # One character has more tokens than a window.
     return next((i for i in range(last, len(spans)) if starts_character(text, spans, i)), len(spans))

@@ -121,7 +121,7 @@ class Store:
         patience = min(until, self._probing_since + RESTART_SECONDS) - time.monotonic()
         done, _ = await asyncio.wait([self._probing], timeout=max(0.0, patience))
         if not done:
-            raise _unavailable()
+            raise _unavailable(waited=True)
 
     async def _probe(self) -> None:
         try:
@@ -448,9 +448,11 @@ def end_of(prefix: str) -> str:
     return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # half a surrogate pair is no text
 
 
-def _unavailable() -> Unavailable:
+def _unavailable(*, waited: bool = False) -> Unavailable:
     text = "the vector store does not answer"
-    return Unavailable(text, reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0)
+    error = Unavailable(text, reason="VECTOR_STORE_UNAVAILABLE", retry_after_seconds=1.0)
+    error.retried = waited
+    return error
 
 
 def _no_collection() -> NotFound:

@@ -74,6 +74,19 @@ def test_sampling_follows_its_seed(client: Client) -> None:
     assert len({draw(seed) for seed in range(4)}) > 1
 
 
+def test_a_temperature_next_to_nothing_is_none(client: Client) -> None:
+    def text(**sampling: float) -> str:
+        return client.generation.Generate(
+            {"prompt": "The river", "sampling": {"max_tokens": 16, "seed": 1} | sampling}
+        ).text
+
+    likeliest = text()
+    for temperature in (0, 1e-38, 1e-6):
+        assert text(temperature=temperature) == likeliest
+    for more in ({"top_p": 0.00001}, {"top_k": 1}, {"repetition_penalty": 10}, {"presence_penalty": -2}):
+        assert text(temperature=1e-3, **more)
+
+
 def test_a_stop_string_ends_the_text_and_is_no_part_of_it(client: Client) -> None:
     request = {"prompt": "The capital of", "sampling": {"max_tokens": 40, "ignore_eos": True}}
     text = client.generation.Generate(request).text

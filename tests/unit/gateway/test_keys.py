@@ -157,3 +157,11 @@ def test_an_empty_file_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("")
     assert refusal(Keys(path), ("x-api-key", ACME)) == "API_KEY_INVALID"
+
+
+def test_a_key_has_one_tenant(path: Path) -> None:
+    write(path, entries(acme=ACME, other=ACME))
+    with pytest.raises(ValueError, match="the key of tenant 'acme' is given to 'other', too"):
+        read_keys(path)
+    path.write_text(entries(acme=ACME) * 2)
+    assert list(read_keys(path).values()) == ["acme"]

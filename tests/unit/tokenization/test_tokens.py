@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.runtime.models import Card
 from services.tokenization import tokens
-from services.tokenization.tokens import Chunk, chunk, count, encode, fit, lengths, starts_word
+from services.tokenization.tokens import Chunk, chunk, count, encode, fit, lengths, starts_word, word_starts
 
 SENTENCES = "The pump runs at five bar. The valve is closed at night! Is the crew asleep? One two three four five."
 
@@ -81,6 +81,24 @@ def test_chunk_keeps_its_promises_for_any_text(card: Card, text: str, most: int,
 @pytest.mark.parametrize("text", ["", "   ", "\n\n"])
 def test_nothing_makes_no_text(card: Card, text: str) -> None:
     assert [c.text for c in chunk(card, text, 8, 0) if c.text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("การเดินทางไปประเทศไทยครั้งแรก", ["การ", "เดิน", "ทาง", "ไป", "ประเทศไทย", "ครั้ง", "แรก"]),
+        ("東京都は日本の首都です", ["東京", "都", "は", "日本", "の", "首都", "です"]),
+        ("中华人民共和国成立于一九四九年", ["中华", "人民", "共和国", "成立", "于", "一九四九年"]),
+    ],
+)
+def test_words_that_no_space_parts_are_not_cut(card: Card, text: str, words: list[str]) -> None:
+    assert [text[a:b] for a, b in pairwise(sorted(word_starts(text)))] == words
+    longest = max(len(card.tokenizer.encode(word, add_special_tokens=False)) for word in words)
+    text, words = "".join([text] * 4), words * 4
+    starts = set(accumulate(map(len, words), initial=0))
+    pieces = assert_sound(card, text, 2 * longest + 2, 0)
+    assert len(pieces) > 1
+    assert {p.start for p in pieces} | {p.end for p in pieces} <= starts
 
 
 def test_a_text_that_fits_is_one_chunk(card: Card) -> None:
