@@ -135,7 +135,7 @@ class Ingester:
                 yield pb.IngestResponse(progress=progress)
             await writing.commit(head, len(chunks))
         except BaseException:
-            if writing.begun or writing.doubtful:
+            if writing.wrote:
                 # Also when the caller left: on a task of its own, with a deadline of its own.
                 undo = asyncio.ensure_future(self._undo(writing))
                 await asyncio.shield(undo)

@@ -150,11 +150,12 @@ class Writing:
     def __init__(self, rows: Rows, document: str, revision: int) -> None:
         self.rows, self.document, self.revision = rows, document, revision
         self.intent = Row(f"{INTENT}{document}#{revision}", document, revision, -1)
-        self.begun = False  # the intent may be there
+        self.wrote = False  # rows of it may be there
+        self.begun = False  # among them the intent
         self.doubtful = False  # so may position 0, though nothing was heard of it
 
     async def begin(self, dimension: int, place: str, *, deletes: bool = False) -> None:
-        self.begun = True
+        self.begun = self.wrote = True
         entity = Entity(id=self.intent.id, vector=[1.0] + [0.0] * (dimension - 1))
         entity.metadata.update({
             "_document": self.document, "_revision": self.revision, "_place": place, "_process": PROCESS,
@@ -172,7 +173,7 @@ class Writing:
         """Write position 0 and delete older versions; Aborted where a later writer was faster."""
         await self._check()
         head.metadata.update({"_committed": time.time()})
-        self.doubtful = True
+        self.doubtful = self.wrote = True
         await self.rows.put([head])
         self.doubtful = False
         rows = await self.rows.of(self.document)

@@ -121,6 +121,18 @@ async def read(memory: Memory, known: Known, *, heads: bool) -> list[Row] | None
     return None
 
 
+async def write_one(rows: Rows, revision: int) -> int:
+    """As a new document of one passage is stored: without an intent."""
+    writing = Writing(rows, DOCUMENT, revision)
+    try:
+        await writing.commit(passages(revision, 1)[0], 1)
+    except Aborted:
+        assert writing.wrote
+        await versions.take_back(rows, writing)
+        raise
+    return revision
+
+
 SIZES = {100: 3, 200: 2, 300: 4}  # of the version that is there, and of those that are written
 
 
@@ -197,6 +209,24 @@ def test_what_a_writer_that_died_left_behind_is_cleared_up(seed: int, dying: str
     assert revision >= max(done, default=100)
     if dying not in ended:
         assert revision in (100, 200, 300)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_writers_of_a_new_document_of_one_passage_leave_one_version(seed: int) -> None:
+    there: dict[str, Entity] = {}
+
+    async def race() -> dict[str, Any]:
+        orders = Orders(seed)
+        for revision in (200, 300, 400):
+            memory = Memory(orders, str(revision), there)
+            orders.start(
+                str(revision), write(memory.rows(), 300, 3) if revision == 300 else write_one(memory.rows(), revision)
+            )
+        return await orders.run({})
+
+    ended = asyncio.run(race())
+    assert ended["400"] == 400
+    assert versions_of(there) == {400: [0]}
 
 
 @pytest.mark.parametrize("dying", ["", "deletion", "first"])
