@@ -70,10 +70,10 @@ def until(met: Callable[[], bool]) -> None:
 
 
 class Broken:
-    """A pipeline whose next steps fail; ``last`` is called in the last of them."""
+    """A pipeline whose next steps fail; ``meanwhile`` is called in each with how many are left."""
 
-    def __init__(self, pipeline: Any, steps: int, last: Callable[[], None] = lambda: None) -> None:
-        self.pipeline, self.left, self.last = pipeline, steps, last
+    def __init__(self, pipeline: Any, steps: int, meanwhile: Callable[[int], None] = lambda left: None) -> None:
+        self.pipeline, self.left, self.meanwhile = pipeline, steps, meanwhile
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.pipeline, name)
@@ -81,8 +81,7 @@ class Broken:
     def step(self) -> None:
         if self.left:
             self.left -= 1
-            if not self.left:
-                self.last()
+            self.meanwhile(self.left)
             raise RuntimeError("the step failed")
         self.pipeline.step()
 
@@ -140,9 +139,16 @@ def engine_fails(engine: engines.Engine, ended: list[str]) -> dict[str, Any]:
     whole = engine.pipeline
     engine.pipeline = Broken(whole, 1)
     found: dict[str, Any] = {"one step": run(engine, Request()), "after it": run(engine, Request())}
-    late = Request()
-    engine.pipeline = Broken(whole, engines.FAILED_STEPS, lambda: engine.submit(late.generation))
-    found["all steps"] = [*run(engine, Request()), *run(engine, Request()), late.told]
+    # The second comes in the first one's step, or the steps that follow without any would be the last; the third in the last.
+    second, late = Request(), Request()
+    coming = {engines.FAILED_STEPS - 1: second, 0: late}
+
+    def come(left: int) -> None:
+        if left in coming:
+            engine.submit(coming[left].generation)
+
+    engine.pipeline = Broken(whole, engines.FAILED_STEPS, come)
+    found["all steps"] = [*run(engine, Request()), second.told, late.told]
     engine._thread.join(60)
     return found | {"ended": ended}
 
