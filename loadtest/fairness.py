@@ -1,7 +1,7 @@
 """python -m loadtest.fairness: how long small calls take beside another client's largest ones.
 
 One client sends the largest request that a method allows, the next as soon as the last is answered, or refused; another
-counts the tokens of "a" at an even rate all the while. A call is timed from when it was due. Starts a cluster of its own.
+sends small ones to the same service at an even rate all the while. A call is timed from when it was due. Starts a cluster of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ import numpy as np
 from genmesh.aio import Client
 from genmesh.errors import GenmeshError
 
-from deploy.local.cluster import Cluster
-from deploy.local.ports import Ports
-from deploy.local.processes import Layout
+from loadtest.peers.cluster import started
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY_SECONDS = 0.02
@@ -128,37 +126,28 @@ async def beside(target: str, key: str, name: str, seconds: float) -> tuple[list
     return took, ended.value
 
 
-@asynccontextmanager
-async def running() -> AsyncIterator[tuple[str, str]]:
-    with tempfile.TemporaryDirectory() as folder:
-        state = ROOT / ".state"
-        cluster = Cluster(
-            Layout(Path(folder), state / "models", state / "venv" / "triton" / "bin" / "python"), Ports.free()
-        )
-        key = "gm_" + secrets.token_urlsafe(24)
-        cluster.add_key("fairness", key)
-        try:
-            await asyncio.to_thread(cluster.start, lambda _: None)
-            async with Client(cluster.target, api_key=key) as client:
-                for name, dimension in (("large", 300), ("small", 2)):
-                    await client.vector_search.CreateCollection({"collection": {"name": name, "dimension": dimension}})
-                await client.vector_search.Upsert({"collection": "small", "entities": [{"id": "a", "vector": [1, 0]}]})
-            yield cluster.target, key
-        finally:
-            await asyncio.to_thread(cluster.stop)
+async def prepare(target: str, key: str) -> None:
+    """Make the collections that are written to and searched."""
+    async with Client(target, api_key=key) as client:
+        for name, dimension in (("large", 300), ("small", 2)):
+            await client.vector_search.CreateCollection({"collection": {"name": name, "dimension": dimension}})
+        await client.vector_search.Upsert({"collection": "small", "entities": [{"id": "a", "vector": [1, 0]}]})
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
     wanted = parser.parse_args()
-    print("| beside | small calls: median, ms | p99, ms | longest, ms | large calls |\n| --- | --- | --- | --- | --- |")
-    async with running() as (target, key):
+    with tempfile.TemporaryDirectory() as folder, started(Path(folder), ROOT / ".state" / "models") as (cluster, key):
+        asyncio.run(prepare(cluster.target, key))
+        print(
+            "| beside | small calls: median, ms | p99, ms | longest, ms | large calls |\n| --- | --- | --- | --- | --- |"
+        )
         for name in heavy():
-            took, ended = await beside(target, key, name, wanted.seconds)
+            took, ended = asyncio.run(beside(cluster.target, key, name, wanted.seconds))
             middle, high, most = (1000 * float(np.quantile(took, q)) for q in (0.5, 0.99, 1.0))
             print(f"| {name} | {middle:.1f} | {high:.0f} | {most:.0f} | {ended} |", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -390,7 +390,7 @@ def main() -> None:
     if wanted.metrics_port:
         start_http_server(wanted.metrics_port, wanted.host)
     ended.wait()
-    server.stop(GRACE_SECONDS).wait(GRACE_SECONDS + 1)  # once it did not end in two minutes
+    server.stop(GRACE_SECONDS).wait(GRACE_SECONDS + 1)  # a call that hangs must not keep the process
     end()
 
 

@@ -21,7 +21,7 @@ from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MOST_SEED = 2**32 - 1  # more than that engines' generators of noise do not tell apart
+MOST_SEED = 2**32 - 1  # OpenVINO's generator of noise takes 32 bits
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
 
 
 def overlong(text: str, card: Card) -> bool:
-    """Whether a text has more tokens than the least of the model's text encoders reads."""
+    """Whether a text has more tokens than one of the model's text encoders reads."""
     return any(len(tokenizer.encode(text)) > window for tokenizer, window in card.text_encoders)
 
 

@@ -135,13 +135,13 @@ class Ingester:
                 yield pb.IngestResponse(progress=progress)
             await writing.commit(head, len(chunks))
         except BaseException:
+            self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
             if writing.wrote:
                 # Also when the caller left: on a task of its own, with a deadline of its own.
                 undo = asyncio.ensure_future(self._undo(writing))
                 await asyncio.shield(undo)
             raise
-        finally:
-            self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
+        self.cleaner.forget(writing.intent, doubtful=False)
         self.metrics.passages.inc(len(chunks))
         total = sum(chunk.token_count for _, chunk in chunks)
         yield pb.IngestResponse(
@@ -179,7 +179,6 @@ class Ingester:
             await take_back(rows, writing)
         except GenmeshError as failure:
             log.warning("passages of a document that was not taken in are left behind for now: %s", failure)
-            self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
             await self.look(writing.rows.collection)
 
     @staticmethod

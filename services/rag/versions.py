@@ -105,14 +105,14 @@ class Rows:
                 with calling("vector_search", "Delete"):
                     await self.vectors.Delete(request, **self.arguments())
 
-    async def get(self, ids: Sequence[str]) -> Sequence[Entity]:
-        """Those of up to PAGE ids that are there."""
-        if not ids:
-            return []
-        request = vector_search_pb2.GetRequest(collection=self.collection, ids=ids)
-        with calling("vector_search", "Get"):
-            answer = await self.vectors.Get(request, **self.arguments())
-        found: Sequence[Entity] = answer.entities
+    async def get(self, ids: Sequence[str]) -> list[Entity]:
+        """Those of the ids that are there."""
+        found: list[Entity] = []
+        for start in range(0, len(ids), PAGE):
+            request = vector_search_pb2.GetRequest(collection=self.collection, ids=ids[start : start + PAGE])
+            with calling("vector_search", "Get"):
+                answer = await self.vectors.Get(request, **self.arguments())
+            found += answer.entities
         return found
 
     async def beginning(self, prefix: str) -> AsyncIterator[tuple[Row, Struct]]:
@@ -140,7 +140,7 @@ class Rows:
             found += [row async for row, _ in self.beginning(f"{INTENT}{document}#") if row.document == document]
             known = {row.revision for row in found if row.position <= 0}
             unknown = sorted({row.head for row in found if row.revision not in known})
-            if not any([await self.get(unknown[start : start + PAGE]) for start in range(0, len(unknown), PAGE)]):
+            if not await self.get(unknown):
                 return found
 
 
@@ -222,9 +222,9 @@ async def delete(rows: Rows, document: str, place: str) -> int:
 
 
 class Known:
-    """Heads that are known to have been there, and since when (monotonic)."""
+    """Heads (ids of position 0) that were seen, and since when (monotonic); all are forgotten once there are ``most``."""
 
-    def __init__(self, most: int = 100_000) -> None:
+    def __init__(self, most: int = 20_000) -> None:
         self.most = most
         self._since: dict[tuple[str, str, str], float] = {}
 
@@ -253,9 +253,7 @@ class Reading:
         rows = [row for _, row in found if row is not None]
         seen = {row.id for row in rows if row.position == 0}
         asked = list({row.head for row in rows if row.position > 0} - seen)
-        entities = [
-            one for start in range(0, len(asked), PAGE) for one in await self.rows.get(asked[start : start + PAGE])
-        ]
+        entities = await self.rows.get(asked)
         fresh = any(
             time.time() - one.metadata.fields.get("_committed", NOTHING).number_value < SETTLED_SECONDS
             and self.known.since(self.tenant, self.rows.collection, one.id) > begun

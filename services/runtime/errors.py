@@ -18,8 +18,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from services.runtime import tracing
 
 DOMAIN = "genmesh"
-# Of headers with 8 KiB, which many receivers allow; the details travel as base64, a third larger, and have the message once
-# more.
+# Many receivers allow 8 KiB of headers. A status takes the message twice and its details as base64, a third larger.
 MESSAGE_BYTES, VIOLATIONS_BYTES = 1000, 2000
 
 
@@ -52,7 +51,7 @@ class GenmeshError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after_seconds = retry_after_seconds
-        self.retried = False  # it was tried again here already, as far as that may help
+        self.retried = False  # this process has retried already; its caller's retries would multiply with those
 
 
 class InvalidArgument(GenmeshError):
@@ -102,6 +101,12 @@ class Internal(GenmeshError):
 def invalid(field: str, description: str, *, reason: str = "INVALID_FIELD") -> InvalidArgument:
     """An INVALID_ARGUMENT about one field."""
     return InvalidArgument(f"{field}: {description}", reason=reason, violations=[Violation(field, description)])
+
+
+def answer_too_large(field: str, what: str, limit: int, advice: str) -> InvalidArgument:
+    """``what``: what the field asks for, such as "selects entities"; ``limit``: the most bytes of an answer."""
+    text = f"{what} of more than {limit} bytes, the most of one answer; ask for {advice}"
+    return invalid(field, text, reason="ANSWER_TOO_LARGE")
 
 
 def clipped(text: str, most: int = 300) -> str:

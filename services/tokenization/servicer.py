@@ -11,7 +11,7 @@ from genmesh.v1 import tokenization_pb2_grpc as pb_grpc
 
 from services.runtime.cache import Cache
 from services.runtime.chat import check_messages, plain
-from services.runtime.errors import InvalidArgument, Violation, invalid
+from services.runtime.errors import InvalidArgument, Violation, answer_too_large
 from services.runtime.metrics import Tokenization
 from services.runtime.models import Catalogue
 from services.runtime.outcome import cache_info
@@ -31,13 +31,8 @@ ID_BYTES, OFFSET_BYTES = 5, 45
 def check_texts(fields: Fields, texts: Any, most: int = TEXTS) -> None:
     fields.size("texts", texts, most=most)
     for i, text in enumerate(texts):
-        if len(text) > TEXT_BYTES or len(text.encode()) > TEXT_BYTES:
-            fields.fault(f"texts[{i}]", f"has {len(text.encode())} bytes; at most {TEXT_BYTES} are allowed")
-
-
-def too_large(field: str, what: str, advice: str) -> InvalidArgument:
-    text = f"{what} of more than {ANSWER_BYTES} bytes in the answer, its limit; send {advice}"
-    return invalid(field, text, reason="ANSWER_TOO_LARGE")
+        if (size := len(text.encode())) > TEXT_BYTES:
+            fields.fault(f"texts[{i}]", f"has {size} bytes; at most {TEXT_BYTES} are allowed")
 
 
 class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
@@ -57,7 +52,7 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
             room -= len(e) * (OFFSET_BYTES if request.return_offsets else ID_BYTES)
             if room < 0:
                 advice = "fewer or shorter texts" + (", or without offsets" if request.return_offsets else "")
-                raise too_large("texts", "have tokens", advice)
+                raise answer_too_large("texts", "asks for tokens", ANSWER_BYTES, advice)
             sequence = response.sequences.add(ids=e.ids)
             if request.return_offsets:
                 starts, ends = zip(*e.offsets, strict=True) if len(e) else ((), ())
@@ -87,7 +82,7 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
                 room -= int(lengths[ids].sum())
         fields.done()
         if room < 0:
-            raise too_large("sequences", "are texts", "fewer or shorter sequences")
+            raise answer_too_large("sequences", "asks for texts", ANSWER_BYTES, "fewer or shorter sequences")
         skip = not request.keep_special_tokens
         return pb.DecodeResponse(
             texts=(card.tokenizer.decode(list(s.ids), skip_special_tokens=skip) for s in request.sequences)

@@ -37,7 +37,7 @@ NUMBER: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/
 """
 STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 NOTS = re.compile(r"\bNOT\b(?!-)", re.IGNORECASE)
-NOTS_IN_A_ROW = re.compile(rf"(?:\bNOT\b(?!-)[\s(]*){{{MOST_DEPTH + 1}}}", re.IGNORECASE)
+NOTS_IN_A_ROW = re.compile(rf"(?:{NOTS.pattern}[\s(]*){{{MOST_DEPTH + 1}}}", re.IGNORECASE)
 # The escapes that Milvus and Milvus Lite both know; any other character stands for itself.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}

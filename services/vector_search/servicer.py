@@ -15,7 +15,7 @@ from genmesh.v1 import vector_search_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from services.runtime import identity
-from services.runtime.errors import GenmeshError, Unimplemented, invalid
+from services.runtime.errors import Unimplemented, answer_too_large, invalid
 from services.runtime.validation import Fields
 from services.runtime.work import aside
 from services.vector_search.filters import compile_filter
@@ -31,6 +31,7 @@ METRICS = {
 METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb.METRIC_EUCLIDEAN}
 # The most bytes of entities in one answer.
 ANSWER_BYTES = 16 * 2**20
+ENTITIES = "selects entities"
 # What a hit takes, about.
 HIT_BYTES = 1024
 Fault = tuple[str, str]  # of a vector: the place in it and a text
@@ -86,11 +87,6 @@ def to_collection(info: CollectionInfo) -> pb.Collection:
         name=info.name, dimension=info.shape.dimension, metric=METRIC_OF.get(info.shape.metric, pb.METRIC_UNSPECIFIED),
         description=info.description, entity_count=info.count,
     )  # fmt: skip
-
-
-def too_large(field: str, advice: str) -> GenmeshError:
-    text = f"selects entities of more than {ANSWER_BYTES} bytes, the most of one answer; ask for {advice}"
-    return invalid(field, text, reason="ANSWER_TOO_LARGE")
 
 
 def token_of(place: str) -> str:
@@ -230,7 +226,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                 entity = from_row(row)
                 room -= entity.ByteSize()
                 if room < 0 and request.ids:
-                    raise too_large("ids", "fewer ids")
+                    raise answer_too_large("ids", ENTITIES, ANSWER_BYTES, "fewer ids")
                 if room < 0 and response.entities:
                     response.next_page_token = token_of(response.entities[-1].id)
                     break
@@ -271,7 +267,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         if unread:
             room -= await self._read(request, response, unread, room)
         if room < 0:
-            raise too_large("limit", "fewer hits, or with fewer vectors")
+            raise answer_too_large("limit", ENTITIES, ANSWER_BYTES, "fewer hits, or with fewer vectors")
         return response
 
     @staticmethod

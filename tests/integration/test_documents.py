@@ -120,7 +120,7 @@ def test_of_eight_that_create_a_collection_one_has_made_it(client: Client, colle
 def test_a_store_that_goes_away_meanwhile(running, client: Client, collection: str) -> None:
     """Whether the ingestion waits for it or fails: there is one version, and what it left is gone with the next one."""
     ingest(client, collection, "doc.txt", text("Alpha", 30))
-    stream = events(client, collection, {"id": "doc.txt", "text": text("Beta")})
+    stream = events(client, collection, {"id": "doc.txt", "text": text("Beta", 3000)})
     next(stream)
     outcome = ""
     running.cluster.manager.signalProcess("milvus", "KILL")
