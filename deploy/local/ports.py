@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from dataclasses import dataclass
 
@@ -27,11 +28,32 @@ DEFAULTS = {
 }
 
 
+# Where systems take no port from for a connection's own end, nor Kubernetes for its nodes: a server that restarts would find
+# its port taken by whoever connected to anything meanwhile.
+FREE = range(10_000, 30_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing uses now."""
+    found: list[socket.socket] = []
+    try:
+        while len(found) < count:
+            one = socket.socket()
+            try:
+                one.bind(("127.0.0.1", secrets.choice(FREE)))
+                found.append(one)
+            except OSError:
+                one.close()
+        return [int(one.getsockname()[1]) for one in found]
+    finally:
+        for one in found:
+            one.close()
+
+
 def free_port() -> int:
     """One that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 @dataclass(frozen=True)
@@ -54,14 +76,7 @@ class Ports:
     def free(cls) -> Ports:
         """Ports that nothing uses now, for tests."""
         names = [*DEFAULTS, *(f"metrics_{name}" for name in SERVICES)]
-        sockets = [socket.socket() for _ in names]
-        try:
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            return cls({name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)})
-        finally:
-            for one in sockets:
-                one.close()
+        return cls(dict(zip(names, free_ports(len(names)), strict=True)))
 
     def taken(self) -> dict[str, int]:
         """The ports that something listens on now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import tritonclient.grpc as triton
 from genmesh_models import control
 from tritonclient.utils import InferenceServerException
 
+from deploy.local.ports import free_ports
 from tests.conftest import ROOT, TRITON_PYTHON
 from tests.processes import command_lines
 from tests.waiting import until
@@ -58,11 +58,7 @@ class Served:
             (folder / "models" / name / "1" / "model.py").write_text(MODEL)
         if slow:
             self.slow(slow)
-        with socket.socket() as grpc, socket.socket() as http, socket.socket() as metrics:
-            found = []
-            for one in (grpc, http, metrics):
-                one.bind(("127.0.0.1", 0))
-                found.append(str(one.getsockname()[1]))
+        found = list(map(str, free_ports(3)))
         self.url = f"127.0.0.1:{found[0]}"
         command = [str(TRITON_PYTHON), str(ROOT / "model_repository" / "serve.py"), "--models", str(folder / "models")]
         command += ["--cache", str(folder / "cache"), "--grpc-port", found[0], "--http-port", found[1]]

@@ -1,8 +1,9 @@
 """What unit tests share: an in-memory model with a tiny tokenizer, and the call of a tenant."""
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from services.runtime import identity
+from services.runtime import deadline, identity
 from services.runtime.models import Card
 
 # The same examples each time, and none too slow: the machine may be busy. No database: nothing is written into the tree.
@@ -89,3 +90,10 @@ def as_tenant() -> Callable[[str], None]:
         identity.enter(identity.Call(tenant, "request-1", "token"))
 
     return enter
+
+
+@pytest.fixture(autouse=True)
+def no_deadline() -> Iterator[None]:
+    """Tests that are no coroutines share one context: a call's deadline would end calls of later ones."""
+    yield
+    deadline.enter(math.inf)

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from deploy.local.ports import DEFAULTS, SERVICES, Ports
+from deploy.local.ports import DEFAULTS, FREE, SERVICES, Ports
 
 NAMES = {*DEFAULTS, *(f"metrics_{name}" for name in SERVICES)}
 
@@ -22,6 +22,7 @@ def test_free_ports_are_all_there_differ_and_can_be_listened_on() -> None:
     ports = Ports.free()
     assert set(ports.by_name) == NAMES
     assert len(set(ports.by_name.values())) == len(NAMES)
+    assert set(ports.by_name.values()) <= set(FREE)
     # Another program may take one just now; not each time.
     assert any(not Ports.free().taken() for _ in range(10))
 

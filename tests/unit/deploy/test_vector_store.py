@@ -10,13 +10,16 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import grpc
+import numpy as np
 import pytest
 from milvus_lite.engine import flush
+from milvus_lite.index.factory import build_index_from_spec
+from milvus_lite.index.spec import IndexSpec
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 from milvus_lite.storage.manifest import Manifest
 from milvus_lite.storage.wal import WAL
 
-from deploy.images.vector_store import Ordered, Store
+from deploy.images.vector_store import EXACT_ROWS, Ordered, Store
 
 FIELDS = [
     FieldSchema(name="id", dtype=DataType.VARCHAR, is_primary=True, max_length=64),
@@ -164,3 +167,48 @@ def test_a_change_waits_for_its_turn_no_longer_than_its_caller() -> None:
         method("Upsert", lambda: done.append("left"))(Context(60, active=False), "docs")
     method("Upsert", lambda: done.append("next"))(Context(60), "docs")
     assert done == ["other", "read", "next"]
+
+
+def index(vectors: Any, metric: str) -> Any:
+    return build_index_from_spec(IndexSpec("vector", "HNSW", metric, {"M": 16, "efConstruction": 128}), vectors)
+
+
+@pytest.mark.parametrize("metric", ["COSINE", "L2", "IP"])
+@pytest.mark.parametrize("allowed", [1, 7, 40, EXACT_ROWS // 10, None])
+def test_a_filter_loses_no_hit(metric: str, allowed: int | None) -> None:
+    random = np.random.default_rng(11)
+    vectors, queries = (random.normal(size=(rows, 16)).astype("f4") for rows in (EXACT_ROWS // 5, 9))
+    mask = None
+    if allowed:
+        mask = np.zeros(len(vectors), bool)
+        mask[random.permutation(len(vectors))[:allowed]] = True
+    rows, distances = index(vectors, metric).search(queries, 10, mask)
+    for query, found, at in zip(queries, rows, distances, strict=True):
+        match metric:
+            case "L2":
+                all_distances = np.linalg.norm(vectors - query, axis=1)
+            case "IP":
+                all_distances = -vectors @ query
+            case _:
+                all_distances = 1 - vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+        if mask is not None:
+            all_distances[~mask] = np.inf
+        wanted = np.sort(all_distances)[:10]
+        assert at == pytest.approx(wanted, abs=1e-5)
+        assert list(found >= 0) == list(np.isfinite(wanted))
+
+
+def test_rows_that_are_alike_are_all_found() -> None:
+    rows, _ = index(np.ones((600, 2), "f4"), "COSINE").search(np.ones((1, 2), "f4"), 600)
+    assert sorted(rows[0]) == list(range(600))
+
+
+def test_a_filter_that_leaves_many_rows_finds_most_of_the_nearest() -> None:
+    random = np.random.default_rng(12)
+    vectors, queries = (random.normal(size=(rows, 8)).astype("f4") for rows in (EXACT_ROWS * 2, 20))
+    mask = np.arange(len(vectors)) % 100 < 51
+    rows, distances = index(vectors, "L2").search(queries, 10, mask)
+    assert mask[rows].all()
+    assert (np.diff(distances) >= 0).all()
+    nearest = [set(np.flatnonzero(mask)[np.argsort(np.linalg.norm(vectors[mask] - q, axis=1))[:10]]) for q in queries]
+    assert sum(len(set(r) & n) for r, n in zip(rows, nearest, strict=True)) >= 180
