@@ -6,6 +6,7 @@ import socket
 
 from genmesh.v1.rag_pb2_grpc import add_RagServiceServicer_to_server
 
+from services.rag.embedders import Embedders
 from services.rag.ingest import Ingester
 from services.rag.pipeline import Pipeline
 from services.rag.retrieval import Retriever
@@ -23,13 +24,13 @@ async def main() -> None:
     logs.configure("rag", settings.log_level)
     tracing.configure("rag")
     registry = server.registry()
-    metrics, upstream = Rag("rag", registry), Upstream(settings)
-    retriever = Retriever(upstream, metrics, settings.candidates)
+    metrics, upstream, embedders = Rag("rag", registry), Upstream(settings), Embedders()
+    retriever = Retriever(upstream, metrics, settings.candidates, embedders)
     cleaner = Cleaner(f"{socket.gethostname()}:{settings.port}", settings.abandoned_after_seconds)
     servicer = RagServicer(
         Pipeline(upstream, retriever, metrics, settings),
         retriever,
-        Ingester(upstream, metrics, settings.passage_tokens, cleaner),
+        Ingester(upstream, metrics, settings.passage_tokens, cleaner, embedders),
     )
 
     async def close() -> None:

@@ -12,12 +12,13 @@ from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from google.protobuf import json_format
 
-from services.rag.documents import Section, context_line, read, title_of
+from services.rag.documents import Section, read, title_of
+from services.rag.embedders import Embedders, embed, embedded_text
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
 from services.runtime import identity
 from services.runtime.channels import onward
-from services.runtime.errors import AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling
+from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, NotFound, calling
 from services.runtime.metrics import Rag
 from services.runtime.work import aside
 
@@ -56,8 +57,11 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
 
 
 class Ingester:
-    def __init__(self, upstream: Upstream, metrics: Rag, passage_tokens: int, cleaner: Cleaner) -> None:
+    def __init__(
+        self, upstream: Upstream, metrics: Rag, passage_tokens: int, cleaner: Cleaner, embedders: Embedders
+    ) -> None:
         self.upstream, self.metrics, self.passage_tokens, self.cleaner = upstream, metrics, passage_tokens, cleaner
+        self.embedders = embedders
 
     async def look(self, collection: str) -> None:
         """Clear up what writers that died left behind."""
@@ -72,7 +76,7 @@ class Ingester:
         fault = document_fault(document)
         try:
             if fault is None:
-                async for event in self._store(document, collection, context):
+                async for event in self._stored(document, collection, context):
                     yield event
                 self.metrics.documents.labels("ingested").inc()
                 return
@@ -96,6 +100,26 @@ class Ingester:
                 found += [(section, chunk) for chunk in answer.chunks if chunk.text]
         return found
 
+    async def _stored(
+        self, document: pb.Document, collection: str, context: Any
+    ) -> AsyncGenerator[pb.IngestResponse, None]:
+        """Store a document; once more where the collection's vectors are of another model than it was taken for."""
+        refused: GenmeshError | None = None
+        while True:
+            try:
+                async for event in self._store(document, collection, context):
+                    yield event
+                return
+            except GenmeshError as failure:
+                if failure.reason == "MODEL_NOT_FOUND" and self.embedders.of(collection):
+                    self.embedders.learn(collection, "")
+                    if refused is not None:
+                        raise refused from None
+                elif not self.embedders.other(collection, failure) or refused is not None:
+                    raise
+                else:
+                    refused = failure
+
     async def _store(
         self, document: pb.Document, collection: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
@@ -116,7 +140,11 @@ class Ingester:
         try:
             for start in range(0, len(chunks), BATCH):
                 batch = chunks[start : start + BATCH]
-                answer = await self._embed(title, batch, context)
+                texts = [embedded_text(title, section.headings, chunk.text) for section, chunk in batch]
+                answer = await embed(self.upstream, self.embedders.of(collection), texts, context)
+                if answer.model_revision != (rows.model_revision or answer.model_revision):
+                    raise Aborted("the embedding model was replaced meanwhile", reason="MODEL_REPLACED")
+                rows.model_revision = answer.model_revision
                 entities = [
                     self._entity(
                         document, metadata, title, revision, start + i, section, chunk, result.embedding.values
@@ -125,7 +153,7 @@ class Ingester:
                 ]
                 if start == 0:
                     if there is None:
-                        await self._ensure(collection, answer.dimension, context)
+                        await self._ensure(collection, answer, context)
                     if there or len(chunks) > 1:  # else one write is all
                         await writing.begin(answer.dimension, self.cleaner.place)
                     head = entities.pop(0)
@@ -157,18 +185,6 @@ class Ingester:
                 raise
             return None
 
-    async def _embed(
-        self, title: str, batch: list[tuple[Section, tokenization_pb2.TextChunk]], context: Any
-    ) -> embedding_pb2.EmbedResponse:
-        texts = [f"{context_line(title, section.headings)}\n{chunk.text}" for section, chunk in batch]
-        with calling("embedding", "Embed"):
-            answer: embedding_pb2.EmbedResponse = await self.upstream.embedding.Embed(
-                embedding_pb2.EmbedRequest(inputs=texts), **onward(context)
-            )
-        if failed := next((result.error for result in answer.results if result.HasField("error")), None):
-            raise InvalidArgument(f"a passage cannot be embedded: {failed.message}", reason="PASSAGE_NOT_EMBEDDED")
-        return answer
-
     async def _undo(self, writing: Writing) -> None:
         """Take back what was stored; what fails here must not hide why, and is the cleaner's."""
         metadata = identity.current().metadata()
@@ -195,11 +211,12 @@ class Ingester:
         })  # fmt: skip
         return entity
 
-    async def _ensure(self, collection: str, dimension: int, context: Any) -> None:
-        """Make the collection unless it is there."""
+    async def _ensure(self, collection: str, answer: embedding_pb2.EmbedResponse, context: Any) -> None:
+        """Make the collection, for the vectors of this answer, unless it is there."""
         wanted = vector_search_pb2.Collection(
-            name=collection, dimension=dimension, metric=vector_search_pb2.METRIC_COSINE
-        )
+            name=collection, dimension=answer.dimension, metric=vector_search_pb2.METRIC_COSINE,
+            model_revision=answer.model_revision,
+        )  # fmt: skip
         try:
             with calling("vector_search", "CreateCollection"):
                 await self.upstream.vectors.CreateCollection(

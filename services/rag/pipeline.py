@@ -41,10 +41,10 @@ class Pipeline:
         usage = common_pb2.Usage()
 
         yield Event(stage=pb.AnswerStage(stage="embed"))
-        vector = await self.retriever.embed(question, context, watch)
+        query = await self.retriever.embed(question, request.collection, context, watch)
         yield Event(stage=pb.AnswerStage(stage="search"))
         found = await self.retriever.search(
-            vector, request.collection, request.filter, max(self.settings.candidates, top), context, watch
+            query, request.collection, request.filter, max(self.settings.candidates, top), context, watch
         )
         passages: list[pb.Passage] = []
         sources: list[grounding.Source] = []

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
+from services.rag.embedders import Embedders
 from services.rag.upstream import Upstream
 from services.rag.versions import NOTHING, Known, Reading, Rows
 from services.runtime import identity, tracing
 from services.runtime.channels import onward
-from services.runtime.errors import Internal, calling
+from services.runtime.errors import GenmeshError, Internal, calling
 from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
@@ -46,30 +48,71 @@ def context_of(passage: pb.Passage) -> str:
     return context_line(passage.title, passage.headings)
 
 
+@dataclass(frozen=True)
+class Query:
+    """A question and its vector."""
+
+    question: str
+    vector: list[float]
+    model_revision: str
+
+
 class Retriever:
-    def __init__(self, upstream: Upstream, metrics: Rag, candidates: int) -> None:
-        self.upstream, self.metrics, self.candidates = upstream, metrics, candidates
+    def __init__(self, upstream: Upstream, metrics: Rag, candidates: int, embedders: Embedders) -> None:
+        self.upstream, self.metrics, self.candidates, self.embedders = upstream, metrics, candidates, embedders
         self.known = Known()
 
     def _done(self, watch: Stopwatch, stage: str) -> None:
         self.metrics.stage.labels(stage).observe(watch.stage(stage))
 
-    async def embed(self, question: str, context: Any, watch: Stopwatch) -> list[float]:
+    async def embed(self, question: str, collection: str, context: Any, watch: Stopwatch) -> Query:
+        """By the model of the collection, as far as it is known."""
+        collection = collection or DEFAULT_COLLECTION
+        model = self.embedders.of(collection)
+        try:
+            return await self._embed(model, question, context, watch)
+        except GenmeshError as failure:
+            if not model or failure.reason != "MODEL_NOT_FOUND":
+                raise
+            self.embedders.learn(collection, "")
+            return await self._embed("", question, context, watch)
+
+    async def _embed(self, model: str, question: str, context: Any, watch: Stopwatch) -> Query:
         with tracing.span("rag embed"), calling("embedding", "Embed"):
             answer = await self.upstream.embedding.Embed(
-                embedding_pb2.EmbedRequest(inputs=[question]), **onward(context)
+                embedding_pb2.EmbedRequest(model=model, inputs=[question]), **onward(context)
             )
         self._done(watch, "embed")
         if answer.results[0].HasField("error"):
             raise Internal(f"the question could not be embedded: {answer.results[0].error.message}")
-        return list(answer.results[0].embedding.values)
+        return Query(question, list(answer.results[0].embedding.values), answer.model_revision)
 
     async def search(
-        self, vector: list[float], collection: str, where: str, limit: int, context: Any, watch: Stopwatch
+        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch
+    ) -> list[pb.Passage]:
+        """Where the collection's vectors are of another model, the question is embedded by that and searched again."""
+        collection = collection or DEFAULT_COLLECTION
+        try:
+            return await self._search(query, collection, where, limit, context, watch)
+        except GenmeshError as failure:
+            if not self.embedders.other(collection, failure):
+                raise
+            refused = failure
+        query = await self.embed(query.question, collection, context, watch)
+        if query.model_revision == refused.metadata["request_revision"]:  # the model is not served
+            raise refused
+        try:
+            return await self._search(query, collection, where, limit, context, watch)
+        except GenmeshError as failure:
+            self.embedders.other(collection, failure)
+            raise
+
+    async def _search(
+        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch
     ) -> list[pb.Passage]:
         request = vector_search_pb2.SearchRequest(
-            collection=collection or DEFAULT_COLLECTION,
-            vectors=[vector_search_pb2.QueryVector(values=vector)], limit=limit, filter=where,
+            collection=collection, vectors=[vector_search_pb2.QueryVector(values=query.vector)], limit=limit,
+            filter=where, model_revision=query.model_revision,
         )  # fmt: skip
         rows = Rows(self.upstream.vectors, request.collection, lambda: onward(context))
         reading = Reading(rows, self.known, identity.current().tenant)
@@ -105,9 +148,9 @@ class Retriever:
         return chosen
 
     async def retrieve(self, request: pb.RetrieveRequest, top: int, context: Any, watch: Stopwatch) -> list[pb.Passage]:
-        vector = await self.embed(request.question, context, watch)
+        query = await self.embed(request.question, request.collection, context, watch)
         limit = top if request.skip_rerank else max(self.candidates, top)
-        passages = await self.search(vector, request.collection, request.filter, limit, context, watch)
+        passages = await self.search(query, request.collection, request.filter, limit, context, watch)
         if passages and not request.skip_rerank:
             passages = await self.rerank(request.question, passages, top, context, watch)
         for number, passage in enumerate(passages, 1):

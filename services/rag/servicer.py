@@ -9,6 +9,7 @@ from typing import Any
 from genmesh.v1 import rag_pb2 as pb
 from genmesh.v1 import rag_pb2_grpc as pb_grpc
 
+from services.rag.embedders import reindex
 from services.rag.ingest import Ingester
 from services.rag.pipeline import DEFAULT_MAX_TOKENS, Pipeline
 from services.rag.retrieval import DEFAULT_COLLECTION, Retriever
@@ -51,6 +52,13 @@ class RagServicer(pb_grpc.RagServiceServicer):
         fields.done()
         count = await self.ingester.delete(request.collection or DEFAULT_COLLECTION, request.document_id, context)
         return pb.DeleteDocumentResponse(deleted_passages=count)
+
+    async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncGenerator[pb.ReindexResponse, None]:
+        collection = request.collection or DEFAULT_COLLECTION
+        async with aclosing(reindex(self.retriever.upstream, collection, request.model, context)) as events:
+            with renamed({"start.collection": "collection"}):
+                async for event in events:
+                    yield event
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
         fields = Fields()

@@ -66,6 +66,16 @@ def row_of(entity: Entity) -> Row | None:
     return row if entity.id == made else None
 
 
+def is_intent(entity: Entity) -> bool:
+    row = row_of(entity)
+    return row is not None and row.position < 0
+
+
+def place_holder(dimension: int) -> list[float]:
+    """The vector of an intent, which stands for nothing."""
+    return [1.0] + [0.0] * (dimension - 1)
+
+
 def newest(rows: Iterable[Row]) -> int:
     """The revision of the version that holds; 0 where none is committed."""
     return max((row.revision for row in rows if row.position == 0), default=0)
@@ -84,13 +94,17 @@ def revision_after(rows: Iterable[Row], begun: float) -> int:
 
 
 class Rows:
-    """The rows of documents in one collection. ``arguments`` makes a call's metadata and deadline."""
+    """The rows of documents in one collection. ``arguments`` makes a call's metadata and deadline; ``model_revision``: of what
+    makes the vectors, where that is known."""
 
     def __init__(self, vectors: Any, collection: str, arguments: Callable[[], dict[str, Any]]) -> None:
         self.vectors, self.collection, self.arguments = vectors, collection, arguments
+        self.model_revision = ""
 
     async def put(self, entities: Sequence[Entity]) -> None:
-        request = vector_search_pb2.UpsertRequest(collection=self.collection, entities=entities)
+        request = vector_search_pb2.UpsertRequest(
+            collection=self.collection, entities=entities, model_revision=self.model_revision
+        )
         with calling("vector_search", "Upsert"):
             await self.vectors.Upsert(request, **self.arguments())
 
@@ -156,7 +170,7 @@ class Writing:
 
     async def begin(self, dimension: int, place: str, *, deletes: bool = False) -> None:
         self.begun = self.wrote = True
-        entity = Entity(id=self.intent.id, vector=[1.0] + [0.0] * (dimension - 1))
+        entity = Entity(id=self.intent.id, vector=place_holder(dimension))
         entity.metadata.update({
             "_document": self.document, "_revision": self.revision, "_place": place, "_process": PROCESS,
             "_deletes": deletes,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import math
 import re
@@ -15,11 +17,13 @@ from genmesh.v1 import vector_search_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from services.runtime import identity
-from services.runtime.errors import Unimplemented, answer_too_large, invalid
+from services.runtime.errors import NotFound, Unimplemented, answer_too_large, invalid
 from services.runtime.validation import Fields
 from services.runtime.work import aside
 from services.vector_search.filters import compile_filter
-from services.vector_search.store import CollectionInfo, Shape, Store
+from services.vector_search.generations import Shape
+from services.vector_search.replacement import Replacement
+from services.vector_search.store import CollectionInfo, Store, check_revision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 METRICS = {
@@ -85,7 +89,7 @@ def from_row(row: dict[str, Any]) -> pb.Entity:
 def to_collection(info: CollectionInfo) -> pb.Collection:
     return pb.Collection(
         name=info.name, dimension=info.shape.dimension, metric=METRIC_OF.get(info.shape.metric, pb.METRIC_UNSPECIFIED),
-        description=info.description, entity_count=info.count,
+        description=info.shape.description, entity_count=info.count, model_revision=info.shape.revision,
     )  # fmt: skip
 
 
@@ -109,11 +113,14 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         check_name(fields, "collection.name", wanted.name)
         fields.number("collection.dimension", wanted.dimension, 1, 32_768)
         fields.text("collection.description", wanted.description, least=0, most=1000, blank=True)
+        fields.text("collection.model_revision", wanted.model_revision, least=0, most=200, blank=True)
         if wanted.metric not in METRICS:
             fields.fault("collection.metric", f"is {wanted.metric}, which is no metric")
         fields.done()
         tenant = identity.current().tenant
-        await self.store.create(tenant, wanted.name, wanted.dimension, METRICS[wanted.metric], wanted.description)
+        await self.store.create(
+            tenant, wanted.name, wanted.dimension, METRICS[wanted.metric], wanted.description, wanted.model_revision
+        )
         return pb.CreateCollectionResponse(collection=to_collection(await self.store.describe(tenant, wanted.name)))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Any) -> pb.GetCollectionResponse:
@@ -130,7 +137,8 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         names = [name for name in await self.store.names(tenant) if name > after]
         response = pb.ListCollectionsResponse(next_page_token=token_of(names[size - 1]) if len(names) > size else "")
         for name in names[:size]:
-            response.collections.append(to_collection(await self.store.describe(tenant, name)))
+            with contextlib.suppress(NotFound):  # deleted meanwhile
+                response.collections.append(to_collection(await self.store.describe(tenant, name)))
         return response
 
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
@@ -153,10 +161,13 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
     async def _upsert(self, request: pb.UpsertRequest, prefix: str) -> int:
         self._named(request.collection, f"{prefix}collection")
         size = request.ByteSize()
-        faults = await self._vector_faults(request.collection, [entity.vector for entity in request.entities], size)
+        vectors = [entity.vector for entity in request.entities]
+        faults = await self._vector_faults(request.collection, vectors, size, request.model_revision)
         rows = await aside(size, self._rows, request, prefix, faults)
         tenant = identity.current().tenant
-        return await self.store.upsert(tenant, request.collection, rows, f"{prefix}entities[0].vector")
+        return await self.store.upsert(
+            tenant, request.collection, rows, f"{prefix}entities[0].vector", request.model_revision
+        )
 
     def _rows(self, request: pb.UpsertRequest, prefix: str, faults: Sequence[Fault | None]) -> list[dict[str, Any]]:
         fields = Fields()
@@ -241,7 +252,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         self._named(request.collection)
         expression = compile_filter(request.filter)
         vectors = [vector.values for vector in request.vectors]
-        faults = await self._vector_faults(request.collection, vectors, request.ByteSize())
+        faults = await self._vector_faults(request.collection, vectors, request.ByteSize(), request.model_revision)
         fields = Fields()
         fields.size("vectors", request.vectors, most=64)
         for i, fault in enumerate(faults):
@@ -259,7 +270,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             metric = (await self.store.shape(tenant, request.collection, anew=True)).metric
         found = await self.store.search(
             tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
-            include_vectors=request.include_vectors,
+            include_vectors=request.include_vectors, revision=request.model_revision,
         )  # fmt: skip
         size = sum(map(len, found)) * HIT_BYTES
         response, unread = await aside(size, self._hits, found, threshold, metric)
@@ -310,16 +321,67 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         return needed
 
     async def _vector_faults(
-        self, collection: str, vectors: Sequence[Sequence[float]], size: int
+        self, collection: str, vectors: Sequence[Sequence[float]], size: int, revision: str
     ) -> list[Fault | None]:
         """What is wrong with each vector; the collection may have been replaced since it was last seen."""
         faults: list[Fault | None] = []
         for anew in (False, True):
             shape = await self.store.shape(identity.current().tenant, collection, anew=anew)
-            faults = await aside(size, vector_faults, vectors, shape)
-            if not any(faults):
-                break
+            if shape.revision in ("", revision) or not revision:
+                faults = await aside(size, vector_faults, vectors, shape)
+                if not any(faults):
+                    return faults
+        check_revision(shape, collection, revision)
         return faults
+
+    async def ReplaceVectors(
+        self, request_iterator: AsyncIterator[pb.ReplaceVectorsRequest], context: Any
+    ) -> AsyncGenerator[pb.ReplaceVectorsResponse, None]:
+        requests = aiter(request_iterator)
+        start = (await self._step(requests, "start")).start
+        fields = Fields()
+        check_name(fields, "start.collection", start.collection)
+        fields.text("start.model_revision", start.model_revision, most=200)
+        fields.number("start.dimension", start.dimension, 1, 32_768)
+        fields.done()
+        work = Replacement(
+            self.store, identity.current().tenant, start.collection, start.model_revision, start.dimension
+        )
+        try:
+            if await work.begin():
+                async with aclosing(work.missing()) as batches:
+                    async for batch in batches:
+                        yield pb.ReplaceVectorsResponse(batch=pb.ReplaceVectorsBatch(
+                            entities=map(from_row, batch), done_count=work.done, total_count=work.total
+                        ))  # fmt: skip
+                        answer = await self._step(requests, "vectors")
+                        await work.put(batch, await self._new_vectors(answer, len(batch), work.shape))
+                await work.end()
+        finally:
+            # Also when the caller left: on a task of its own, with a deadline of its own.
+            await asyncio.shield(asyncio.ensure_future(work.leave()))
+        info = await self.store.describe(identity.current().tenant, start.collection)
+        done = pb.ReplaceVectorsDone(replaced_count=work.taken, entity_count=info.count)
+        yield pb.ReplaceVectorsResponse(done=done)
+
+    @staticmethod
+    async def _step(requests: AsyncIterator[pb.ReplaceVectorsRequest], wanted: str) -> pb.ReplaceVectorsRequest:
+        request = await anext(requests, pb.ReplaceVectorsRequest())
+        if request.WhichOneof("step") != wanted:
+            raise invalid(wanted, f"is what must come next, not {request.WhichOneof('step') or 'nothing'}")
+        return request
+
+    @staticmethod
+    async def _new_vectors(request: pb.ReplaceVectorsRequest, wanted: int, shape: Shape) -> list[Sequence[float]]:
+        found: list[Sequence[float]] = [vector.values for vector in request.vectors.vectors]
+        fields = Fields()
+        if len(found) != wanted:
+            fields.fault("vectors.vectors", f"has {len(found)} vectors; the batch has {wanted} entities")
+        for i, fault in enumerate(await aside(request.ByteSize(), vector_faults, found, shape)):
+            if fault is not None:
+                fields.fault(f"vectors.vectors[{i}].values{fault[0]}", fault[1])
+        fields.done()
+        return found
 
     @staticmethod
     def _named(name: str, field: str = "collection") -> None:

@@ -1,4 +1,4 @@
-"""Milvus, one physical collection for each tenant's collection.
+"""Milvus, one physical collection for each tenant's collection (two while its vectors are replaced: ``generations.py``).
 
 The physical name starts with a hash of the tenant, so no request can name another tenant's
 collection. What Milvus Lite does not keep (descriptions) stands in the collection's properties.
@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import hashlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -22,46 +23,63 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
-from pymilvus import DataType, MilvusClient
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from services.runtime import tracing
 from services.runtime.deadline import left
-from services.runtime.errors import AlreadyExists, Internal, NotFound, Unavailable, invalid
+from services.runtime.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    GenmeshError,
+    Internal,
+    NotFound,
+    Unavailable,
+    invalid,
+)
 from services.runtime.metrics import VectorSearch
+from services.vector_search import generations
 from services.vector_search.filters import literal
+from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CONNECT_FAILED, NOT_FOUND, NOT_LOADED, Shape
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 16
-CALL_TIMEOUT_SECONDS = 10.0
+# How long what is known of a collection is taken as it is where another replica's change of it would matter.
+KNOWN_SECONDS = 0.05
+# Of changes, while vectors are replaced.
+CLOSED_LOOK_SECONDS, CLOSED_SECONDS = 0.5, 60.0
 # While Milvus restarts; what may be asked twice.
 RETRY_SECONDS, RESTART_SECONDS = 0.5, 60.0
 REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"}
 # Milvus answers at most this many rows of a query.
 MOST_ROWS = 16_384
+# Of a query, as an iterator's: ordered by id. Without, a limit takes any rows.
+ORDERED = {"iterator": "True", "reduce_stop_for_best": True}
 # What one query may bring, and the largest row without its vector: id, text and metadata.
 BLOCK_BYTES, ROW_BYTES = 16 * 2**20, 256 + 2 * 2**16
-# pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
-CONNECT_FAILED, NOT_FOUND, NOT_LOADED = 2, 100, 101
-# A collection's properties; MAKER is whose call made it.
-DESCRIPTION, METRIC, MAKER = "genmesh.description", "genmesh.metric", "genmesh.maker"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a collection's vectors are."""
-
-    dimension: int
-    metric: str  # Milvus' name: COSINE, IP or L2
 
 
 @dataclass(frozen=True)
 class CollectionInfo:
     name: str
     shape: Shape
-    description: str
     count: int
+
+
+class _Again(Exception):
+    """A collection is not any more what a call took it for."""
+
+
+class Closed(Unavailable):
+    """The last changes of a collection are taken over; the next go to its new generation."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the collection's vectors are being replaced, and changes wait",
+            reason="COLLECTION_SWITCHES",
+            retry_after_seconds=1.0,
+        )
 
 
 class Store:
@@ -76,7 +94,10 @@ class Store:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="milvus-probe")
         self._client: MilvusClient | None = None
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[
+            str, tuple[Shape, float]
+        ] = {}  # by the first generation's name, and when they were asked for
+        self._unbound: set[str] = set()  # hold vectors of a model that is not known
         self._dirty: dict[str, float] = {}
         self._connecting = asyncio.Lock()
 
@@ -91,8 +112,8 @@ class Store:
                 )
         return self._client
 
-    async def _call(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
-        """Run one call on a thread; load the collection and try again where Milvus restarted and has not."""
+    async def call(self, operation: str, work: Callable[[MilvusClient], T]) -> T:
+        """Run one call on a thread."""
         with tracing.span(
             operation,
             tracing.SpanKind.CLIENT,
@@ -103,7 +124,9 @@ class Store:
                 await self._back(until)
             while True:
                 try:
-                    return await self._ask(operation, name, work)
+                    return await self._ask(operation, work)
+                except Closed:
+                    raise
                 except (Unavailable, Internal):
                     # One that has just restarted fails in ways of its own while it reads its collections.
                     if time.monotonic() > until or time.monotonic() - self._away > RESTART_SECONDS:
@@ -138,23 +161,14 @@ class Store:
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work, client)
 
-    async def _ask(self, operation: str, name: str, work: Callable[[MilvusClient], T]) -> T:
+    async def _ask(self, operation: str, work: Callable[[MilvusClient], T]) -> T:
         begun = time.monotonic()
         try:
-            client = await self._connected()
-            try:
-                return await self._thread(work, client)
-            except MilvusException as failure:
-                if failure.code != NOT_LOADED or not name:
-                    raise
-                await self._thread(lambda c: c.load_collection(name, timeout=left(CALL_TIMEOUT_SECONDS)), client)
-                return await self._thread(work, client)
+            return await self._thread(work, await self._connected())
         except MilvusException as failure:
             if failure.code == NOT_FOUND:
-                self._shapes.pop(name, None)
                 raise _no_collection() from None
-            # One that was loaded and is not is one that restarted in between, or that others see otherwise.
-            if isinstance(failure.code, grpc.StatusCode) or failure.code in (CONNECT_FAILED, NOT_LOADED):
+            if _away(failure):
                 raise self._gone(failure) from None
             log.error("Milvus failed in %s: %s", operation, failure)
             raise Internal(f"the vector store failed: {failure.message}", reason="VECTOR_STORE_FAILED") from None
@@ -195,145 +209,186 @@ class Store:
 
     @classmethod
     def physical(cls, tenant: str, name: str) -> str:
+        """Of its first generation."""
         return cls._prefix(tenant) + name.replace("_", "_u").replace("-", "_h")
 
     @classmethod
     def logical(cls, tenant: str, physical: str) -> str:
-        return physical.removeprefix(cls._prefix(tenant)).replace("_h", "-").replace("_u", "_")
+        return generations.first_of(physical).removeprefix(cls._prefix(tenant)).replace("_h", "-").replace("_u", "_")
 
     # Collections
 
-    async def create(self, tenant: str, name: str, dimension: int, metric: str, description: str) -> None:
-        physical, mine = self.physical(tenant, name), uuid.uuid4().hex
+    def _current(self, client: MilvusClient, base: str, since: float) -> Shape:
+        """The generation that holds, as it was at a moment (of the monotonic clock) or later."""
+        known = self._shapes.get(base)
+        if known and known[1] >= since:
+            return known[0]
+        asked = time.monotonic()
+        shape = generations.whole(client, known[0].physical) if known else None
+        shape = shape or generations.holding(client, base)
+        if shape is None:
+            self._shapes.pop(base, None)
+            raise _no_collection()
+        self._shapes[base] = shape, asked
+        return shape
+
+    async def _within(
+        self,
+        operation: str,
+        tenant: str,
+        name: str,
+        work: Callable[[MilvusClient, Shape], T],
+        *,
+        check: Callable[[Shape], None] = lambda shape: None,
+        age: float = math.inf,
+        changes: bool = False,
+    ) -> T:
+        """A call within a collection. ``check`` raises where the collection is not one for it; ``age``: seconds that what
+        is known may be old. Where it was, and the call failed, it is made again."""
+        base = self.physical(tenant, name)
+
+        def run(client: MilvusClient) -> T:
+            since, loaded = time.monotonic() - (KNOWN_SECONDS if changes else age), False
+            while True:
+                shape = self._current(client, base, since)
+                try:
+                    check(shape)
+                    if changes and shape.closed_until > time.time():
+                        raise Closed()
+                    return work(client, shape)
+                except _Again:
+                    since = time.monotonic()
+                except GenmeshError:
+                    since = time.monotonic()
+                    if self._current(client, base, since) == shape:
+                        raise
+                except MilvusException as failure:
+                    since = time.monotonic()
+                    if failure.code == NOT_LOADED and not loaded:
+                        client.load_collection(shape.physical, timeout=left(CALL_TIMEOUT_SECONDS))
+                        loaded = True
+                    elif _away(failure) or self._current(client, base, since) == shape:
+                        raise
+
+        until = time.monotonic() + left(CLOSED_SECONDS) - 2 * CLOSED_LOOK_SECONDS
+        while True:
+            try:
+                return await self.call(operation, run)
+            except Closed:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(CLOSED_LOOK_SECONDS)
+
+    async def create(
+        self, tenant: str, name: str, dimension: int, metric: str, description: str, revision: str = ""
+    ) -> None:
+        base, mine = self.physical(tenant, name), uuid.uuid4().hex
 
         def work(client: MilvusClient) -> bool:
             """Whether it was not there. Of several at once Milvus may tell each that it made the collection."""
-            properties = {DESCRIPTION: description, METRIC: metric, MAKER: mine}
+            properties = {
+                generations.DESCRIPTION: description, generations.METRIC: metric, generations.MAKER: mine,
+                generations.REVISION: revision,
+            }  # fmt: skip
             failure = None
-            if not client.has_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
-                schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-                schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=256)
-                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
-                schema.add_field("text", DataType.VARCHAR, max_length=65_535)
-                schema.add_field("metadata", DataType.JSON)
+            there = generations.holding(client, base)
+            if there is None:
+                generations.drop_drafts(client, base)
                 try:
-                    client.create_collection(
-                        physical, schema=schema, properties={k: v for k, v in properties.items() if v},
-                        consistency_level="Strong", timeout=left(CALL_TIMEOUT_SECONDS),
-                    )  # fmt: skip
+                    generations.make(client, base, dimension, properties)
                 except MilvusException as refused:
                     failure = refused
-            try:
-                found = client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
-            except MilvusException as lost:
-                raise failure or lost from None
-            made = found.get("properties") or {}
-            _index(client, physical, made.get(METRIC))
-            return bool(made.get(MAKER) == mine)
+            found = generations.properties_of(client, there.physical if there else base)
+            if found is None:
+                raise failure or MilvusException(NOT_FOUND, "deleted meanwhile")
+            shape, made = found
+            generations.ready(client, shape.physical, shape.metric)
+            return bool(made.get(generations.MAKER) == mine)
 
-        if not await self._call("create", physical, work):
+        if not await self.call("create", work):
             raise AlreadyExists(
                 f"collection.name: there is a collection {name!r} already",
                 reason="COLLECTION_EXISTS",
                 metadata={"collection": name},
             )
-        self._shapes[physical] = Shape(dimension, metric)
 
     async def describe(self, tenant: str, name: str) -> CollectionInfo:
-        physical = self.physical(tenant, name)
-
-        def work(client: MilvusClient) -> CollectionInfo:
-            found = client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
-            counted = client.query(physical, filter="", output_fields=["count(*)"], timeout=left(CALL_TIMEOUT_SECONDS))
-            description = (found.get("properties") or {}).get(DESCRIPTION, "")
-            return CollectionInfo(name, _shape(client, physical, found), description, int(counted[0]["count(*)"]))
-
-        found = await self._call("describe", physical, work)
-        self._shapes[physical] = found.shape
-        return found
+        return await self._within(
+            "describe", tenant, name, lambda c, shape: CollectionInfo(name, shape, generations.count(c, shape.physical)),
+            age=0,
+        )  # fmt: skip
 
     async def shape(self, tenant: str, name: str, *, anew: bool = False) -> Shape:
         """What a collection's vectors are. What is known may be old: another replica may have replaced the collection."""
-        physical = self.physical(tenant, name)
-        known = None if anew else self._shapes.get(physical)
-        return known or await self._ask_shape(physical)
-
-    async def _ask_shape(self, physical: str) -> Shape:
-        def work(client: MilvusClient) -> Shape:
-            return _shape(client, physical, client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)))
-
-        found = self._shapes[physical] = await self._call("describe", physical, work)
-        return found
-
-    async def _with_vectors(
-        self, operation: str, physical: str, field: str, length: int, work: Callable[[MilvusClient], T]
-    ) -> T:
-        """A call with vectors; ``field`` is the first of them."""
-        try:
-            return await self._call(operation, physical, work)
-        except Internal:
-            wanted = (await self._ask_shape(physical)).dimension
-            if wanted == length:
-                raise
-            raise invalid(field, f"has {length} values; the collection's vectors have {wanted}") from None
+        known = None if anew else self._shapes.get(self.physical(tenant, name))
+        return known[0] if known else await self._within("describe", tenant, name, lambda _, shape: shape, age=0)
 
     async def names(self, tenant: str) -> list[str]:
-        found = await self._call("list", "", lambda client: client.list_collections(timeout=left(CALL_TIMEOUT_SECONDS)))
-        return sorted(self.logical(tenant, n) for n in found if n.startswith(self._prefix(tenant)))
+        """Of all collections, and perhaps of one that was deleted while its vectors were replaced."""
+        found = await self.call("list", lambda client: client.list_collections(timeout=left(CALL_TIMEOUT_SECONDS)))
+        return sorted({self.logical(tenant, n) for n in found if n.startswith(self._prefix(tenant))})
 
     async def drop(self, tenant: str, name: str) -> None:
-        physical = self.physical(tenant, name)
+        base = self.physical(tenant, name)
 
         def work(client: MilvusClient) -> bool:
-            if not client.has_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
-                return False
-            client.drop_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
-            return True
+            there = generations.holding(client, base)
+            for physical in reversed(generations.generations(client, base)):  # drafts first: none may come to hold
+                generations.drop(client, physical)
+                self._dirty.pop(physical, None)
+            return there is not None
 
-        if not await self._call("drop", physical, work):
+        self._shapes.pop(base, None)
+        if not await self.call("drop", work):
             raise _no_collection()
-        self._shapes.pop(physical, None)
-        self._dirty.pop(physical, None)
 
     # Entities
 
-    async def upsert(self, tenant: str, name: str, rows: list[dict[str, Any]], field: str) -> int:
+    async def upsert(self, tenant: str, name: str, rows: list[dict[str, Any]], field: str, revision: str = "") -> int:
         """``field``: the first row's vector."""
-        physical = self.physical(tenant, name)
-        await self._with_vectors(
-            "upsert", physical, field, len(rows[0]["vector"]),
-            lambda c: c.upsert(physical, rows, timeout=left(CALL_TIMEOUT_SECONDS)),
-        )  # fmt: skip
-        self._dirty[physical] = time.monotonic()
+
+        def check(shape: Shape) -> None:
+            check_revision(shape, name, revision)
+            _check_length(shape, field, rows[0]["vector"])
+
+        def work(client: MilvusClient, shape: Shape) -> str:
+            if revision and not shape.revision and self._bind(client, shape, revision):
+                raise _Again
+            client.upsert(shape.physical, rows, timeout=left(CALL_TIMEOUT_SECONDS))
+            return shape.physical
+
+        self.changed(await self._within("upsert", tenant, name, work, check=check, changes=True))
         self.metrics.upserted.inc(len(rows))
         return len(rows)
 
-    async def _ids(self, physical: str, expression: str) -> list[str]:
-        """Ids that an expression selects, at most MOST_ROWS."""
-        rows = await self._query(physical, expression, ["id"], limit=MOST_ROWS)
-        return [row["id"] for row in rows]
+    def changed(self, physical: str) -> None:
+        """``seal`` has to look after it."""
+        self._dirty[physical] = time.monotonic()
 
-    async def _query(self, physical: str, expression: str, fields: list[str], **more: Any) -> list[dict[str, Any]]:
-        return await self._call(
-            "query",
-            physical,
-            lambda c: list(
-                c.query(physical, filter=expression, output_fields=fields, timeout=left(CALL_TIMEOUT_SECONDS), **more)
-            ),
-        )
+    def _bind(self, client: MilvusClient, shape: Shape, revision: str) -> bool:
+        """Whether the collection, an empty one, now belongs to the model of its first vectors, or of another's that came at
+        the same time."""
+        if shape.physical in self._unbound:
+            return False
+        if generations.count(client, shape.physical):
+            self._unbound.add(shape.physical)
+            return False
+        generations.mark(client, shape.physical, {generations.REVISION: revision})
+        return True
 
-    @staticmethod
-    def _fields(vectors: bool) -> list[str]:
-        return ["id", "text", "metadata", *(["vector"] if vectors else [])]
+    async def _query(
+        self, tenant: str, name: str, expression: str, fields: list[str], **more: Any
+    ) -> list[dict[str, Any]]:
+        return await self._within("query", tenant, name, lambda c, s: query(c, s.physical, expression, fields, **more))
 
     async def get(
         self, tenant: str, name: str, ids: Sequence[str], *, vectors: bool
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The rows of ids that are there, in the order of ``ids``; read in blocks, so that little is held at once."""
-        physical, step = self.physical(tenant, name), await self._block(tenant, name, vectors=vectors)
+        step = await self._block(tenant, name, vectors=vectors)
         for start in range(0, len(ids), step):
             block = ids[start : start + step]
-            rows = await self._query(physical, _among(block), self._fields(vectors))
+            rows = await self._query(tenant, name, among(block), fields_of(vectors=vectors))
             found = {row["id"]: row for row in rows}
             for known in block:
                 if known in found:
@@ -346,52 +401,58 @@ class Store:
         place = f"id > {literal(after)}" if after >= prefix else f"id >= {literal(prefix)}"
         if end := end_of(prefix):
             place += f" and id < {literal(end)}"
-        # As an iterator's: ordered by id. Without, a limit takes any rows.
         rows = await self._query(
-            self.physical(tenant, name), f"{place} and {expression}" if expression else place, ["id"],
-            limit=most, iterator="True", reduce_stop_for_best=True,
-        )  # fmt: skip
+            tenant, name, f"{place} and {expression}" if expression else place, ["id"], limit=most, **ORDERED
+        )
         return [row["id"] for row in rows]
 
     async def _block(self, tenant: str, name: str, *, vectors: bool) -> int:
-        """How many rows fit into BLOCK_BYTES, however large they are."""
-        dimension = (await self.shape(tenant, name)).dimension if vectors else 0
-        return max(1, BLOCK_BYTES // (ROW_BYTES + 4 * dimension))
+        return block_of((await self.shape(tenant, name)).dimension if vectors else 0)
 
     async def delete(self, tenant: str, name: str, ids: Sequence[str], expression: str) -> int:
         """Delete by ids or by an expression; how many there were."""
-        physical = self.physical(tenant, name)
-        total = 0
+
+        total, selected = 0, among(ids) if ids else expression
         while True:
-            there = await self._ids(physical, _among(ids) if ids else expression)
+            there = [row["id"] for row in await self._query(tenant, name, selected, ["id"], limit=MOST_ROWS)]
             if there:
-                await self._call("delete", physical, partial(self._delete_ids, physical, there))
+                await self._within("delete", tenant, name, partial(_delete, there), changes=True)
             total += len(there)
             if ids or len(there) < MOST_ROWS:
                 self.metrics.deleted.inc(total)
                 return total
 
     async def search(
-        self, tenant: str, name: str, vectors: list[list[float]], expression: str, limit: int, *, include_vectors: bool
+        self,
+        tenant: str,
+        name: str,
+        vectors: list[list[float]],
+        expression: str,
+        limit: int,
+        *,
+        include_vectors: bool,
+        revision: str = "",
     ) -> list[list[dict[str, Any]]]:
         """For each vector its hits, ``id``, ``distance`` and ``entity``; without the entity where those of all hits may be
         more than BLOCK_BYTES."""
-        physical = self.physical(tenant, name)
         self.metrics.queries.inc(len(vectors))
-        small = len(vectors) * limit <= await self._block(tenant, name, vectors=include_vectors)
-        found = await self._with_vectors(
-            "search", physical, "vectors[0].values", len(vectors[0]),
-            lambda c: c.search(
-                physical, vectors, anns_field="vector", filter=expression, limit=limit,
-                output_fields=self._fields(include_vectors) if small else [],
-                search_params={"params": {"ef": max(64, limit)}}, timeout=left(CALL_TIMEOUT_SECONDS),
-            ),
-        )  # fmt: skip
-        return [list(hits) for hits in found]
 
-    @staticmethod
-    def _delete_ids(physical: str, ids: list[str], client: MilvusClient) -> None:
-        client.delete(physical, filter=_among(ids), timeout=left(CALL_TIMEOUT_SECONDS))
+        def check(shape: Shape) -> None:
+            check_revision(shape, name, revision)
+            _check_length(shape, "vectors[0].values", vectors[0])
+
+        def work(client: MilvusClient, shape: Shape) -> list[list[dict[str, Any]]]:
+            small = len(vectors) * limit <= block_of(shape.dimension if include_vectors else 0)
+            found = client.search(
+                shape.physical, vectors, anns_field="vector", filter=expression, limit=limit,
+                output_fields=fields_of(vectors=include_vectors) if small else [],
+                search_params={"params": {"ef": max(64, limit)}}, timeout=left(CALL_TIMEOUT_SECONDS),
+            )  # fmt: skip
+            return [list(hits) for hits in found]
+
+        return await self._within(
+            "search", tenant, name, work, check=check, age=KNOWN_SECONDS if revision else math.inf
+        )
 
     @staticmethod
     def _flush(physical: str, client: MilvusClient) -> None:
@@ -406,35 +467,54 @@ class Store:
                     continue
                 del self._dirty[physical]
                 try:
-                    await self._call("flush", physical, partial(self._flush, physical))
+                    await self.call("flush", partial(self._flush, physical))
                 except Exception as failure:  # the vectors are safe, only slower to search
                     log.warning("flush failed: %s", failure)
 
 
-def _shape(client: MilvusClient, physical: str, described: dict[str, Any]) -> Shape:
-    dimension = next(f for f in described["fields"] if f["name"] == "vector")["params"]["dim"]
-    metric = (described.get("properties") or {}).get(METRIC)
-    if metric is None:  # made before metrics were among the properties
-        metric = client.describe_index(physical, "vector", timeout=left(CALL_TIMEOUT_SECONDS))["metric_type"]
-    return Shape(int(dimension), metric)
+def _away(failure: MilvusException) -> bool:
+    """Whether Milvus does not answer. A collection that was loaded and is not is one of a Milvus that restarted in between,
+    or that others see otherwise."""
+    return isinstance(failure.code, grpc.StatusCode) or failure.code in (CONNECT_FAILED, NOT_LOADED)
 
 
-def _index(client: MilvusClient, physical: str, metric: str | None) -> None:
-    """Make a new collection's index and load it, also where who made the collection did not come to that."""
-    if metric is None:
-        return
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="HNSW", metric_type=metric, params={"M": 16, "efConstruction": 128})
-    if not client.list_indexes(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
-        try:
-            client.create_index(physical, index, timeout=left(CALL_TIMEOUT_SECONDS))
-        except MilvusException:  # another was faster
-            if not client.list_indexes(physical, timeout=left(CALL_TIMEOUT_SECONDS)):
-                raise
-    client.load_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
+def check_revision(shape: Shape, name: str, revision: str) -> None:
+    if revision and shape.revision and revision != shape.revision:
+        raise FailedPrecondition(
+            f"model_revision: the vectors of collection {name!r} are of {shape.revision}, not of {revision}",
+            reason="MODEL_REVISION_MISMATCH",
+            metadata={
+                "field": "model_revision", "collection": name, "collection_revision": shape.revision,
+                "request_revision": revision,
+            },
+        )  # fmt: skip
 
 
-def _among(ids: Sequence[str]) -> str:
+def _check_length(shape: Shape, field: str, vector: Sequence[float]) -> None:
+    if len(vector) != shape.dimension:
+        raise invalid(field, f"has {len(vector)} values; the collection's vectors have {shape.dimension}")
+
+
+def _delete(ids: Sequence[str], client: MilvusClient, shape: Shape) -> None:
+    client.delete(shape.physical, filter=among(ids), timeout=left(CALL_TIMEOUT_SECONDS))
+
+
+def query(client: MilvusClient, physical: str, expression: str, fields: list[str], **more: Any) -> list[dict[str, Any]]:
+    return list(
+        client.query(physical, filter=expression, output_fields=fields, timeout=left(CALL_TIMEOUT_SECONDS), **more)
+    )
+
+
+def fields_of(*, vectors: bool) -> list[str]:
+    return ["id", "text", "metadata", *(["vector"] if vectors else [])]
+
+
+def block_of(dimension: int) -> int:
+    """How many rows fit into BLOCK_BYTES, however large they are."""
+    return max(1, BLOCK_BYTES // (ROW_BYTES + 4 * dimension))
+
+
+def among(ids: Sequence[str]) -> str:
     """The expression that selects these ids. pymilvus' own, for ``ids=``, pastes them between quotes as they are."""
     return f"id in [{', '.join(map(literal, ids))}]"
 

@@ -14,10 +14,11 @@ POOL = descriptor_pool.Default()
 EXPECTED = {
     "tokenization": "Encode Decode Count ApplyChatTemplate Chunk FitToContext",
     "embedding": "Embed EmbedStream Rerank",
-    "vector_search": "CreateCollection GetCollection ListCollections DeleteCollection Upsert UpsertStream Delete Get Search",
+    "vector_search": "CreateCollection GetCollection ListCollections DeleteCollection Upsert UpsertStream Delete Get Search "
+    "ReplaceVectors",
     "generation": "Generate StreamGenerate Chat StreamChat",
     "diffusion": "GenerateImage StreamGenerateImage UpscaleImage",
-    "rag": "Ingest DeleteDocument Retrieve Answer StreamAnswer",
+    "rag": "Ingest DeleteDocument Reindex Retrieve Answer StreamAnswer",
     "models": "ListModels GetModel",
 }
 

@@ -72,6 +72,22 @@ def test_files_of_one_name_in_two_folders_are_two_documents(run, client: Client)
     client.vector_search.DeleteCollection({"collection": "twice"})
 
 
+def test_reindex_makes_vectors_anew(run, client: Client, ingested) -> None:
+    revision = client.embedding.Embed({"inputs": ["x"]}).model_revision
+    assert f"2 entities, all with vectors of {revision} already" in run("reindex", "port")
+    client.vector_search.CreateCollection({"collection": {"name": "old", "dimension": 2}})
+    rows = [{"id": str(i), "vector": [1, i], "text": f"The mast is {i} m high."} for i in range(100)]
+    client.vector_search.Upsert({"collection": "old", "entities": rows})
+    events = [json.loads(line) for line in run("reindex", "old", "--json").splitlines()]
+    assert events[0]["progress"] == {"entities_done": "64", "entities_total": "100"}
+    assert events[-1]["result"]["model_revision"] == revision
+    assert events[-1]["result"]["recomputed_count"] == "100"
+    assert client.vector_search.GetCollection({"collection": "old"}).collection.dimension == 384
+    assert "17 m" in run("search", "How high is mast 17?", "-c", "old", "-k", "100")
+    assert "there is no model 'nothing'" in run("reindex", "old", "--model", "nothing", fails=True)
+    client.vector_search.DeleteCollection({"collection": "old"})
+
+
 def test_search_embed_tokens_models_status(run, ingested) -> None:
     assert "80 kilograms" in run("search", "How heavy is the anchor?", "-c", "port")
     assert "384 values" in run("embed", "a text")
@@ -106,6 +122,7 @@ def test_bytes_that_are_no_text_are_told_in_a_line(run, arguments: list[str | by
         ["chat", "Hello!", "--max-tokens", "4"],
         ["ingest", "documents", "-c", "port"],
         ["search", "ferry", "-c", "port"],
+        ["reindex", "port"],
         ["embed", "x"],
         ["tokens", "x"],
         ["image", "a red circle", "--steps", "2"],

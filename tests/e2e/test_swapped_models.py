@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from genmesh import Client
-from genmesh.errors import InvalidArgument
+from genmesh.errors import FailedPrecondition, InvalidArgument
 
 from tests.e2e.changing import Changing, in_float32
 from tests.figures import Figure
@@ -101,6 +101,34 @@ def test_other_encoders(
         scores = [passage.score for passage in sorted(ranked, key=lambda p: p.index)]
         wanted = expected["late" if reranker == "bert-mean" else reranker]
         assert scores == pytest.approx([row[0] for row in wanted], abs=0.01)
+
+
+@pytest.mark.nightly
+def test_a_collection_outlives_its_embedder(changing: Changing, all_checkpoints: Path) -> None:
+    """In place, and back; the runbook says how."""
+    question = {"collection": "outlives", "question": "Who keeps the light?"}
+    document = {"id": "a.md", "text": "# Light\n\nAda keeps the light. " + "It is white. " * 500}
+
+    def reindexed(client: Client, expected: int) -> str:
+        with pytest.raises(FailedPrecondition) as refused:
+            client.rag.Retrieve(question)
+        assert refused.value.reason == "MODEL_REVISION_MISMATCH"
+        *_, last = client.rag.Reindex({"collection": "outlives"})
+        assert last.result.recomputed_count == last.result.entity_count == expected
+        assert len(client.rag.Retrieve(question | {"skip_rerank": True}).passages) == 4
+        return str(last.result.model_revision)
+
+    with changing.client() as client:
+        *_, end = client.rag.Ingest(iter([{"collection": "outlives", "document": document}]))
+        count = end.ingested.passage_count
+        before = client.vector_search.GetCollection({"collection": "outlives"}).collection
+    with changing.swapped(embedder=all_checkpoints / "bert-mean") as client:
+        after = reindexed(client, count)
+        assert client.vector_search.GetCollection({"collection": "outlives"}).collection.dimension != before.dimension
+    with changing.client() as client:
+        assert before.model_revision not in ("", after)
+        assert reindexed(client, count) == before.model_revision
+        client.vector_search.DeleteCollection({"collection": "outlives"})
 
 
 @pytest.mark.nightly

@@ -66,6 +66,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "Delete": {"collection": "fuzz", "ids": ["a"]},
     "Get": {"collection": "fuzz", "filter": "n = 1"},
     "Search": {"collection": "fuzz", "vectors": [{"values": [1, 2]}], "filter": "n > 0"},
+    "ReplaceVectors": {"start": {"collection": "bound", "model_revision": "m@1", "dimension": 2}},
     "Generate": {"prompt": "The river", "sampling": SHORT},
     "StreamGenerate": {"prompt": "The river", "sampling": SHORT},
     "Chat": {"messages": CHAT, "sampling": SHORT},
@@ -77,6 +78,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "GetModel": {"name": "generator"},
     "Ingest": {"collection": "read", "document": {"id": "a.md", "text": "# A\n\nThe river is 5 km long."}},
     "DeleteDocument": {"collection": "read", "document_id": "a.md"},
+    "Reindex": {"collection": "read"},
     "Retrieve": {"collection": "read", "question": "How long is the river?"},
     "Answer": {"collection": "read", "question": "How long is the river?", "max_tokens": 16},
     "StreamAnswer": {"collection": "read", "question": "How long is the river?", "max_tokens": 16},
@@ -194,6 +196,9 @@ def test_and_all_goes_on(running, client: Client) -> None:
 def nothing_stays(running) -> Iterator[None]:
     with running.client() as client:
         list(client.rag.Ingest(iter([GOOD["Ingest"]])))
+        bound = {"name": "bound", "dimension": 2, "model_revision": "m@1"}
+        client.vector_search.CreateCollection({"collection": bound})
+        client.vector_search.Upsert({"collection": "bound", "entities": [{"id": "a", "vector": [1, 2]}]})
         yield
         for found in client.vector_search.ListCollections({"page_size": 1000}).collections:
             client.vector_search.DeleteCollection({"collection": found.name})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from queue import Queue
 
 import pytest
 from genmesh import Client
-from genmesh.errors import InvalidArgument, NotFound
+from genmesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from genmesh.v1 import rag_pb2 as pb
 
 HANDBOOK = """# Marlow Observatory
@@ -258,3 +259,87 @@ def test_errors_name_what_is_missing(client: Client, library: str) -> None:
     with pytest.raises(NotFound) as model:
         client.rag.Answer({"collection": library, "question": "Who built the observatory?", "model": "nobody"})
     assert model.value.reason == "MODEL_NOT_FOUND"
+
+
+QUESTION = "Who built the observatory?"
+
+
+def bind(client: Client, collection: str, revision: str) -> None:
+    """Make the collection one whose vectors another model made."""
+    answers: Queue[dict] = Queue()
+    answers.put({"start": {"collection": collection, "model_revision": revision, "dimension": 3}})
+    for answer in client.vector_search.ReplaceVectors(iter(answers.get, None)):
+        if answer.HasField("done"):
+            answers.put(None)
+        else:
+            answers.put({"vectors": {"vectors": [{"values": [1, 2, 3]}] * len(answer.batch.entities)}})
+
+
+def retrieve(client: Client, collection: str) -> list[tuple[str, str, float]]:
+    found = client.rag.Retrieve({"collection": collection, "question": QUESTION, "skip_rerank": True, "top_k": 20})
+    return [(p.id, p.text, round(p.score, 4)) for p in found.passages]
+
+
+@pytest.mark.parametrize("revision", ["embedder@before", "elder@1"])
+def test_a_collection_of_another_model_is_refused_until_it_is_reindexed(
+    client: Client, collection: str, revision: str
+) -> None:
+    documents = [
+        {"id": "observatory.md", "text": HANDBOOK},
+        {"id": "long.md", "text": "\n\n".join(f"The bell of {n} rings. " * 20 for n in range(99))},
+    ]
+    ingest(client, collection, *documents)
+    before = retrieve(client, collection)
+    ours = client.vector_search.GetCollection({"collection": collection}).collection.model_revision
+    assert ours == client.embedding.Embed({"inputs": ["x"]}).model_revision
+    assert len(before) > 10
+    bind(client, collection, revision)
+
+    question = {"collection": collection, "question": QUESTION}
+    calls = [client.rag.Retrieve, client.rag.Answer, lambda q: list(client.rag.StreamAnswer(q))]
+    for call in calls * 2:  # also once the collection's model is known
+        with pytest.raises(FailedPrecondition) as failure:
+            call(question)
+        assert failure.value.reason == "MODEL_REVISION_MISMATCH"
+        said = {
+            "field": "collection",
+            "collection": collection,
+            "collection_revision": revision,
+            "request_revision": ours,
+        }
+        assert failure.value.metadata.items() >= said.items()
+        assert revision in failure.value.message
+        assert ours in failure.value.message
+    (result,) = ingest(client, collection, {"id": "notes.txt", "text": NOTES})
+    assert (result.failed.document_id, result.failed.reason) == ("notes.txt", "MODEL_REVISION_MISMATCH")
+    (result,) = ingest(client, collection, {"id": "observatory.md", "text": HANDBOOK + NOTES})
+    assert result.failed.reason == "MODEL_REVISION_MISMATCH"
+
+    if revision == "elder@1":  # of itself it would ask for that model
+        with pytest.raises(NotFound) as gone:
+            list(client.rag.Reindex({"collection": collection}))
+        assert (gone.value.reason, gone.value.metadata["field"]) == ("MODEL_NOT_FOUND", "model")
+    *progress, last = client.rag.Reindex({"collection": collection, "model": "embedder"})
+    assert [e.progress.entities_done for e in progress][-1] == progress[-1].progress.entities_total
+    count = last.result.entity_count
+    assert last.result == pb.ReindexResult(
+        recomputed_count=count, entity_count=count, previous_model_revision=revision, model_revision=ours
+    )
+    assert retrieve(client, collection) == before
+    (result,) = ingest(client, collection, {"id": "notes.txt", "text": NOTES})
+    assert result.ingested.passage_count > 0
+    (last,) = client.rag.Reindex({"collection": collection})
+    assert (last.result.recomputed_count, last.result.previous_model_revision) == (0, ours)
+
+
+def test_what_cannot_be_reindexed_is_named(client: Client, collection: str) -> None:
+    with pytest.raises(NotFound):
+        list(client.rag.Reindex({"collection": "nowhere"}))
+    with pytest.raises(InvalidArgument) as wrong:
+        list(client.rag.Reindex({"collection": "no/name"}))
+    assert wrong.value.field_violations[0].field == "collection"
+    client.vector_search.CreateCollection({"collection": {"name": collection, "dimension": 2}})
+    client.vector_search.Upsert({"collection": collection, "entities": [{"id": "bare", "vector": [1, 2]}]})
+    with pytest.raises(FailedPrecondition) as failure:
+        list(client.rag.Reindex({"collection": collection}))
+    assert (failure.value.reason, failure.value.metadata["id"]) == ("ENTITY_WITHOUT_TEXT", "bare")

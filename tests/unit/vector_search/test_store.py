@@ -1,6 +1,7 @@
 """Collections' names in Milvus, there and back and never shared by two tenants; and what its failures become."""
 
 import asyncio
+import math
 import re
 import threading
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from pymilvus.exceptions import MilvusException
 from services.runtime import deadline
 from services.runtime.errors import GenmeshError
 from services.runtime.metrics import VectorSearch
+from services.vector_search.generations import Shape, first_of, following, number_of
 from services.vector_search.servicer import NAME
 from services.vector_search.store import CALL_TIMEOUT_SECONDS, THREADS, Store
 from tests.waiting import eventually
@@ -47,6 +49,19 @@ def test_different_collections_have_different_physical_names(one: tuple[str, str
 @given(st.lists(st.text("ab_-hu", min_size=1, max_size=4).map("x".__add__), min_size=2, max_size=20, unique=True))
 def test_names_of_one_tenant_never_collide(found: list[str]) -> None:
     assert len({Store.physical("acme", name) for name in found}) == len(found)
+
+
+@given(tenants, names, st.integers(0, 12))
+def test_a_generation_is_told_from_a_name(tenant: str, name: str, number: int) -> None:
+    base = physical = Store.physical(tenant, name)
+    for _ in range(number):
+        physical = following(physical)
+    assert (first_of(physical), number_of(physical), Store.logical(tenant, physical)) == (base, number, name)
+
+
+@pytest.mark.parametrize("name", ["g1", "x-g1", "x_g1", "x__g1", "0", "r1"])
+def test_names_that_look_like_generations_are_names(name: str) -> None:
+    assert number_of(Store.physical("acme", name)) == 0
 
 
 @pytest.mark.parametrize(("one", "two"), [("a", "a_"), ("a_b", "a"), ("acme", "acme-2"), ("t", "tt"), ("a", "A")])
@@ -98,6 +113,8 @@ class FaultyMilvus:
 @pytest.fixture
 async def store() -> AsyncIterator[Store]:
     found = Store("http://127.0.0.1:1", "", VectorSearch("vector_search", CollectorRegistry()), 1.0)
+    docs = Store.physical("acme", "docs")
+    found._shapes[docs] = Shape(docs, 2, "COSINE"), math.inf  # known, and never old
     yield found
     await found.close()
 
@@ -220,7 +237,7 @@ async def test_a_call_whose_caller_left_before_its_turn_never_begins(store: Stor
         go_on.wait()
 
     store._client = FaultyMilvus()  # type: ignore[assignment]
-    calls = [asyncio.create_task(store._call("query", "", work)) for _ in range(THREADS + 1)]
+    calls = [asyncio.create_task(store.call("query", work)) for _ in range(THREADS + 1)]
     await eventually(lambda: len(begun) == THREADS)
     calls[-1].cancel()
     await asyncio.wait([calls[-1]])

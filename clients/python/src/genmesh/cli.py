@@ -264,6 +264,66 @@ def ingest(
         raise typer.Exit(1)
 
 
+# After these the work goes on where it was.
+REINDEX_AGAIN = {"UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "UNAUTHENTICATED"}
+
+
+@app.command()
+def reindex(
+    collection: Annotated[str, typer.Argument(help="The collection.")] = "",
+    model: Annotated[
+        str, typer.Option(help="The embedding model; the one that made the vectors, as it is now, where left out.")
+    ] = "",
+    timeout: Timeout = 3600,
+    as_json: Json = False,
+) -> None:
+    """Make the vectors of a collection anew, by its embedding model as it is now or by another one.
+
+    The old vectors serve until the end. What is interrupted goes on where it was: run it again.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("entities"),
+        TimeElapsedColumn(),
+    )
+    until, pause = time.monotonic() + timeout, 1.0
+    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("reindex", total=None)
+        while True:
+            went_on = False
+            try:
+                left = max(1.0, until - time.monotonic())
+                for event in client.rag.Reindex({"collection": collection, "model": model}, timeout=left):
+                    if as_json:
+                        _print_json(event)
+                    if event.WhichOneof("event") == "result":
+                        result = event.result
+                        break
+                    went_on = True
+                    done, total = event.progress.entities_done, event.progress.entities_total
+                    progress.update(task, completed=done, total=total)
+                break
+            except GenmeshError as failure:
+                again = failure.code.name in REINDEX_AGAIN and (
+                    went_on or failure.code.name in ("UNAVAILABLE", "ABORTED")
+                )
+                if not again or time.monotonic() + pause > until:
+                    raise
+                pause = 1.0 if went_on else min(2 * pause, 30.0)
+                time.sleep(pause)
+    before, now = result.previous_model_revision or "a model that is not known", escape(result.model_revision)
+    if as_json:
+        return
+    if before == result.model_revision:
+        out.print(f"{result.entity_count} entities, all with vectors of {now} already")
+    else:
+        out.print(
+            f"{result.recomputed_count} vectors made anew, of {result.entity_count} entities: {escape(before)} -> {now}"
+        )
+
+
 @app.command()
 def search(
     question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,

@@ -1,0 +1,215 @@
+"""All vectors of a collection are replaced, while it serves and is changed (``generations.py``).
+
+What the draft lacks is found by comparing it with the generation that holds, again and again until little is found. Then
+changes are closed: each looks whether they are no more than KNOWN_SECONDS before it begins and has CALL_TIMEOUT_SECONDS, so
+after SETTLE_SECONDS none is under way, and what is compared now is the end. Whoever dies meanwhile leaves a draft that the
+next one goes on with, and a mark that ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from pymilvus import MilvusClient
+
+from services.runtime import deadline
+from services.runtime.deadline import left
+from services.runtime.errors import Aborted
+from services.vector_search import generations
+from services.vector_search.filters import literal
+from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CLOSED, DRAFT, Shape
+from services.vector_search.store import ORDERED, Store, among, block_of, fields_of, query
+
+T = TypeVar("T")
+Row = dict[str, Any]
+BATCH, PAGE = 64, 1000
+# A collection that changes all the time is closed after so many comparisons whatever the last one found.
+MOST_COMPARISONS = 10
+SETTLE_SECONDS = CALL_TIMEOUT_SECONDS + 5.0
+# Marks: for how long each is made, and how old one may be before it is made again. Clocks may differ by the rest.
+MARK_SECONDS, MARK_AGE_SECONDS = 40.0, 10.0
+LEAVE_SECONDS = 10.0
+
+
+class Replacement:
+    """One caller's. ``done`` of ``total`` rows have new vectors; ``taken`` of them by this caller."""
+
+    def __init__(self, store: Store, tenant: str, name: str, revision: str, dimension: int) -> None:
+        self.store, self.tenant, self.name = store, tenant, name
+        self.revision, self.dimension = revision, dimension
+        self.done = self.total = self.taken = 0
+        self._me = uuid.uuid4().hex
+        self._old: Shape | None = None
+        self._new = ""
+        self._marked = 0.0
+        self._closing = False
+
+    async def begin(self) -> bool:
+        """Take the draft, or make it; False where the collection's vectors are of the model already."""
+        self._old = old = (await self.store.describe(self.tenant, self.name)).shape
+        if (old.revision, old.dimension) == (self.revision, self.dimension):
+            return False
+        self._new = generations.following(old.physical)
+        await self._ask("create", self._take)
+        await asyncio.sleep(0.2)  # of two that took it at once the later one has it
+        if not await self._ask("describe", self._mine):
+            raise _running()
+        self.done = await self._ask("query", lambda c: generations.count(c, self._new))
+        self.total = await self._ask("query", lambda c: generations.count(c, old.physical))
+        return True
+
+    def _take(self, client: MilvusClient) -> None:
+        assert self._old is not None
+        found = generations.properties_of(client, self._new)
+        if found is not None:
+            owner, _, until = found[1].get(DRAFT, "").partition(" ")
+            if owner not in ("", self._me) and float(until) > time.time():
+                raise _running()
+            if (found[0].revision, found[0].dimension) != (self.revision, self.dimension):
+                generations.drop(client, self._new)
+                found = None
+        if found is None:
+            properties = {
+                generations.DESCRIPTION: self._old.description, generations.METRIC: self._old.metric,
+                generations.MAKER: self._me, generations.REVISION: self.revision, DRAFT: self._mark(),
+            }  # fmt: skip
+            generations.make(client, self._new, self.dimension, properties)
+        generations.mark(client, self._new, {DRAFT: self._mark()})
+        generations.ready(client, self._new, self._old.metric)
+        self._marked = time.time()
+
+    def _mark(self) -> str:
+        return f"{self._me} {time.time() + MARK_SECONDS}"
+
+    def _mine(self, client: MilvusClient) -> bool:
+        found = generations.properties_of(client, self._new)
+        return found is not None and found[1].get(DRAFT, "").startswith(self._me)
+
+    async def _ask(self, operation: str, work: Callable[[MilvusClient], T]) -> T:
+        return await self.store.call(operation, work)
+
+    async def _keep(self) -> None:
+        """Renew the marks; REPLACEMENT_INTERRUPTED where they may have ended."""
+        age = time.time() - self._marked
+        if age < MARK_AGE_SECONDS:
+            return
+        if age > MARK_SECONDS / 2 or not await self._ask("describe", self._mine):
+            text = "another call may have gone on with this one's work, or the collection is gone"
+            raise Aborted(text, reason="REPLACEMENT_INTERRUPTED", retry_after_seconds=1.0)
+        await self._mark_both()
+
+    async def _mark_both(self) -> None:
+        old, now = self._old, time.time()
+        assert old is not None
+        await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: self._mark()}))
+        if self._closing:
+            await self._ask("alter", lambda c: generations.mark(c, old.physical, {CLOSED: now + MARK_SECONDS}))
+        self._marked = now
+
+    async def missing(self) -> AsyncGenerator[list[Row], None]:
+        """Rows that need a new vector, in batches; each is given to ``put`` before the next comes. Changes wait in the end."""
+        for _ in range(MOST_COMPARISONS):
+            found = 0
+            async for batch in self._compared():
+                found += len(batch)
+                yield batch
+            if found <= BATCH:
+                break
+        self._closing = True
+        await self._mark_both()
+        settled = time.monotonic() + SETTLE_SECONDS
+        while (rest := settled - time.monotonic()) > 0:
+            await asyncio.sleep(min(rest, 1.0))
+            await self._keep()
+        async for batch in self._compared():
+            yield batch
+
+    async def _compared(self) -> AsyncGenerator[list[Row], None]:
+        """Delete what the draft has and the collection has not; what it lacks, or has otherwise."""
+        after: str | None = ""
+        while after is not None:
+            await self._keep()
+            after = await self._ask("delete", partial(self._without, after=after))
+        after, batch = "", list[Row]()
+        while after is not None:
+            await self._keep()
+            rows, after = await self._ask("query", partial(self._lacking, after=after))
+            for row in rows:
+                batch.append(row)
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _without(self, client: MilvusClient, after: str) -> str | None:
+        """Delete rows of the draft that are gone, of one page; the last id looked at, None at the end."""
+        assert self._old is not None
+        ids = [row["id"] for row in query(client, self._new, f"id > {literal(after)}", ["id"], limit=PAGE, **ORDERED)]
+        if not ids:
+            return None
+        there = {row["id"] for row in query(client, self._old.physical, among(ids), ["id"])}
+        if gone := [one for one in ids if one not in there]:
+            client.delete(self._new, filter=among(gone), timeout=left(CALL_TIMEOUT_SECONDS))
+            self.done -= len(gone)
+        return ids[-1] if len(ids) == PAGE else None
+
+    def _lacking(self, client: MilvusClient, after: str) -> tuple[list[Row], str | None]:
+        """Of one page the rows that the draft lacks or has otherwise; and the last id looked at, None at the end."""
+        assert self._old is not None
+        size, fields = block_of(0), fields_of(vectors=False)
+        rows = query(client, self._old.physical, f"id > {literal(after)}", fields, limit=size, **ORDERED)
+        if not rows:
+            return [], None
+        known = {row["id"]: row for row in query(client, self._new, among([row["id"] for row in rows]), fields)}
+        return [row for row in rows if known.get(row["id"]) != row], rows[-1]["id"] if len(rows) == size else None
+
+    async def put(self, batch: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
+        """Store rows with their new vectors."""
+        await self._keep()
+        rows = [row | {"vector": list(vector)} for row, vector in zip(batch, vectors, strict=True)]
+        await self._ask("upsert", lambda c: c.upsert(self._new, rows, timeout=left(CALL_TIMEOUT_SECONDS)))
+        self.store.changed(self._new)
+        self.taken += len(rows)
+        self.done = min(self.done + len(rows), self.total)
+
+    async def end(self) -> None:
+        """Turn to the new vectors."""
+        old = self._old
+        assert old is not None
+        self._marked = min(self._marked, time.time() - MARK_AGE_SECONDS)
+        await self._keep()
+        await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: None}))
+        await self._ask("drop", lambda c: generations.drop(c, old.physical))
+        self._new = ""
+
+    @property
+    def shape(self) -> Shape:
+        """Of the new vectors."""
+        assert self._old is not None
+        return replace(self._old, physical=self._new, dimension=self.dimension)
+
+    async def leave(self) -> None:
+        """Let another go on at once, and changes too, where this caller has not come to the end. To be a task of its own: the
+        caller may be gone, and its deadline over."""
+        old = self._old
+        if not self._new or old is None:
+            return
+        deadline.enter(LEAVE_SECONDS)
+        with contextlib.suppress(Exception):  # the marks end by themselves
+            if await self._ask("describe", self._mine):
+                await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: f"{self._me} 0"}))
+                if self._closing:
+                    await self._ask("alter", lambda c: generations.mark(c, old.physical, {CLOSED: None}))
+
+
+def _running() -> Aborted:
+    text = "collection: its vectors are being replaced by another call"
+    return Aborted(text, reason="REPLACEMENT_RUNNING", metadata={"field": "collection"}, retry_after_seconds=10.0)
