@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -158,7 +159,7 @@ def test_vectors_are_replaced_while_the_collection_serves_and_changes(client: Cl
                 assert second.value.reason == "REPLACEMENT_RUNNING"
         ended.set()
         assert writer.result() == "MODEL_REVISION_MISMATCH"
-        assert reader.result() > 10
+        assert reader.result() > 0
     assert max(sizes) <= 64
     everything = {f"e{i:03}" for i in range(200)} - {"e000", "e150"} | written
     assert set(pages(client, bound, 1000)) == everything
@@ -182,46 +183,43 @@ def test_vectors_are_replaced_while_the_collection_serves_and_changes(client: Cl
     assert again.done == pb.ReplaceVectorsDone(replaced_count=0, entity_count=len(everything))
 
 
+def begin(
+    client: Client, collection: str, revision: str = NEW
+) -> tuple[Caller, pb.ReplaceVectorsBatch, Iterator[pb.ReplaceVectorsBatch]]:
+    """A call and its first batch, once the call before has been cleared away."""
+    found: list[Any] = []
+
+    def begun() -> bool:
+        caller = Caller(client, collection, revision)
+        batches = caller.batches()
+        with suppress(Aborted):
+            found.extend((caller, next(batches), batches))
+        return bool(found)
+
+    until(begun)
+    return tuple(found)  # type: ignore[return-value]
+
+
 def test_a_call_that_breaks_is_gone_on_with(client: Client, bound: str) -> None:
-    broken = Caller(client, bound).batches()
-    first = next(broken)
-    next(broken)
-    broken.close()
+    _, first, rest = begin(client, bound)
+    next(rest)
+    rest.close()  # type: ignore[attr-defined]
     assert search(client, bound, [1, 7], OLD)[0] == "e007"
-    until(lambda: _begins(client, bound))
-    caller = Caller(client, bound)
-    batches = list(caller.batches())
-    assert batches[0].done_count == 64
-    assert not {e.id for e in first.entities} & {e.id for batch in batches for e in batch.entities}
+    caller, second, rest = begin(client, bound)
+    assert second.done_count == 64
+    there = [e.id for batch in (second, *rest) for e in batch.entities]
+    assert sorted(there) == [f"e{i:03}" for i in range(64, 200)]
+    assert {e.id for e in first.entities} == {f"e{i:03}" for i in range(64)}
     assert caller.done == pb.ReplaceVectorsDone(replaced_count=136, entity_count=200)
     assert pages(client, bound, 1000) == [f"e{i:03}" for i in range(200)]
 
 
-def _begins(client: Client, collection: str) -> bool:
-    """Whether the call before has been cleared away."""
-    batches = Caller(client, collection).batches()
-    try:
-        next(batches)
-    except Aborted:
-        return False
-    batches.close()
-    return True
-
-
 def test_another_revision_begins_anew_and_what_is_deleted_is_gone(client: Client, bound: str) -> None:
     for revision in (NEW, "other@1"):
-        batches = Caller(client, bound, revision).batches()
-        assert next(batches).done_count == 0
-        batches.close()
-
-        def ended() -> bool:
-            try:
-                next(Caller(client, bound, revision).batches())  # noqa: B023
-            except Aborted:
-                return False
-            return True
-
-        until(ended)
+        _, first, rest = begin(client, bound, revision)
+        assert first.done_count == 0
+        next(rest)
+        rest.close()  # type: ignore[attr-defined]
     client.vector_search.DeleteCollection({"collection": bound})
     with pytest.raises(NotFound):
         client.vector_search.GetCollection({"collection": bound})
