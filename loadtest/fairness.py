@@ -63,6 +63,12 @@ def heavy() -> dict[str, tuple[Call, Call]]:
     def missing(client: Client) -> Any:
         return client.rag.DeleteDocument({"collection": "small", "document_id": "none"}, timeout=60)
 
+    def question(client: Client) -> Any:
+        return client.embedding.Embed({"inputs": numbered(["How long is the river?"])}, timeout=60)
+
+    def many(client: Client, *, bulk: bool) -> Any:
+        return client.embedding.Embed({"inputs": numbered([text(400)] * 1024), "bulk": bulk}, timeout=120)
+
     return {
         "nothing": (lambda client: asyncio.sleep(1), count),
         "Encode": (lambda client: client.tokenization.Encode({"texts": texts}, timeout=120), count),
@@ -72,6 +78,8 @@ def heavy() -> dict[str, tuple[Call, Call]]:
         "Count": (lambda client: client.tokenization.Count({"texts": numbered(texts)}, timeout=120), count),
         "Chunk": (lambda client: client.tokenization.Chunk({"text": text(1_000_000)}, timeout=120), count),
         "Upsert": (lambda client: client.vector_search.Upsert({"collection": "large", "entities": passages}, timeout=120), search),
+        "Embed": (lambda client: many(client, bulk=False), question),
+        "Embed in bulk": (lambda client: many(client, bulk=True), question),
         "Ingest": (lambda client: drain(client.rag.Ingest(one({"id": "large.md", "text": paragraphs}), timeout=120)), missing),
     }  # fmt: skip
 
@@ -137,13 +145,14 @@ async def prepare(target: str, key: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--only", nargs="*", help="beside these")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, started(Path(folder), ROOT / ".state" / "models") as (cluster, key):
         asyncio.run(prepare(cluster.target, key))
         print(
             "| beside | small calls: median, ms | p99, ms | longest, ms | large calls |\n| --- | --- | --- | --- | --- |"
         )
-        for name in heavy():
+        for name in wanted.only or heavy():
             took, ended = asyncio.run(beside(cluster.target, key, name, wanted.seconds))
             middle, high, most = (1000 * float(np.quantile(took, q)) for q in (0.5, 0.99, 1.0))
             print(f"| {name} | {middle:.1f} | {high:.0f} | {most:.0f} | {ended} |", flush=True)

@@ -35,13 +35,14 @@ import faiss
 import grpc
 import milvus_lite.db
 import numpy as np
+import pyarrow as pa
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.db import DEFAULT_DATABASE_NAME
 from milvus_lite.engine import compaction, flush
 from milvus_lite.engine.collection import Collection
 from milvus_lite.engine.operation import InsertOp
 from milvus_lite.index import faiss_hnsw
-from milvus_lite.search.filter import ast, parse_expr
+from milvus_lite.search.filter import ast, evaluate_mask, parse_expr
 from milvus_lite.storage.memtable import MemTable
 from milvus_lite.storage.wal import WAL
 from prometheus_client import Gauge, Histogram, start_http_server
@@ -53,6 +54,7 @@ THREADS = 64  # a search must find one while changes wait for each other
 LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
 GRACE_SECONDS = 5
 EXACT_ROWS = 10_000
+MOST_LOOKED_AT = 2_000  # rows of a page with a filter, at once
 # How the methods of Milvus' API begin that change nothing.
 READS = ("Check", "Connect", "Describe", "Get", "Has", "HybridSearch", "List", "Query", "Search", "Show")
 LONGEST_WAIT_SECONDS = 60.0
@@ -127,16 +129,17 @@ class Kept(Collection):  # type: ignore[misc]
 
     def query(self, expr: str | None = None, output_fields: Any = None, **more: Any) -> Any:
         with self._gate.reading():
-            limit, bounds = more.get("limit"), self._bounds(expr) if more.get("order_by_pk") else None
-            if bounds is None or limit is None or more.get("offset") or more.get("partition_names"):
+            limit = more.get("limit")
+            if limit is None or not more.get("order_by_pk") or more.get("offset") or more.get("partition_names"):
                 return super().query(expr, output_fields=output_fields, **more)
-            return self._page(bounds, limit, output_fields)
+            return self._page(expr or "", limit, output_fields)
 
-    def _bounds(self, expr: str | None) -> Bounds | None:
-        """The ids between which an expression selects all rows, if that is all it says."""
+    def _bounds(self, expr: str) -> tuple[Bounds, bool]:
+        """The ids between which an expression selects rows, and whether it says more than that."""
         tree = parse_expr(expr) if expr else None
         found: Bounds = {}
-        for part in tree.operands if isinstance(tree, ast.And) else (tree,):
+        parts = tree.operands if isinstance(tree, ast.And) else [tree] if tree else []
+        for part in parts:
             match part:
                 case ast.CmpOp(
                     op=">" | ">=" | "<" as comparator,
@@ -144,20 +147,32 @@ class Kept(Collection):  # type: ignore[misc]
                     right=ast.StringLit(value=str(bound)),
                 ) if comparator not in found:
                     found[comparator] = bound
-                case _:
-                    return None
-        return found
+        return found, len(found) < len(parts)
 
-    def _page(self, bounds: Bounds, limit: int, fields: Any) -> list[Any]:
-        """The next rows by id. Milvus Lite reads and sorts all ids for each page."""
-        ids, rows = self._all_ids(), list[Any]()
+    def _page(self, expr: str, limit: int, fields: Any) -> list[Any]:
+        """The next rows by id. Milvus Lite reads and sorts all ids for each page, and reads all rows for a filter."""
+        bounds, filtered = self._bounds(expr)
+        ids, rows, size = self._all_ids(), list[Any](), limit
         at = max(bisect_right(ids, bounds.get(">", "")), bisect_left(ids, bounds.get(">=", "")))
         end = bisect_left(ids, bounds["<"]) if "<" in bounds else len(ids)
         while len(rows) < limit and at < end:
-            block = ids[at : min(end, at + limit - len(rows))]
-            rows += super().get(block, output_fields=fields)  # passes over those that are gone
+            block = ids[at : min(end, at + (size if filtered else limit - len(rows)))]
             at += len(block)
+            if filtered:
+                size = min(2 * size, MOST_LOOKED_AT)
+                block = self._selected(block, expr)[: limit - len(rows)]
+            if block:
+                rows += super().get(block, output_fields=fields)  # passes over those that are gone
         return rows
+
+    def _selected(self, ids: list[str], expr: str) -> list[str]:
+        """Those of the ids whose rows are there, and which the expression selects."""
+        compiled = self._compile_filter(expr)
+        rows = super().get(ids, output_fields=list(compiled.fields))
+        if not rows:
+            return []
+        mask = evaluate_mask(compiled, pa.Table.from_pylist(rows))
+        return [row[self._pk_name] for row, kept in zip(rows, mask, strict=True) if kept]
 
     def _all_ids(self) -> list[str]:
         """In order; those of rows that are gone may be among them."""
@@ -419,6 +434,8 @@ def main() -> None:
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+            # pymilvus asks each 10 seconds whether the connection lives, which would end one that is idle for long.
+            ("grpc.http2.max_ping_strikes", 0),
         ],
     )
     milvus_pb2_grpc.add_MilvusServiceServicer_to_server(Servicer(store), server)

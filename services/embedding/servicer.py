@@ -56,7 +56,11 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         fields.done()
         faults = [input_fault(text) for text in request.inputs]
         good = [text for text, fault in zip(request.inputs, faults, strict=True) if fault is None]
-        embedded, answered = await self.vectors.embed(card, good, context.time_remaining()) if good else ([], True)
+        embedded, answered = list[Embedded](), True
+        if good and request.bulk:
+            embedded = await self.vectors.bulk(card, good, context.time_remaining())
+        elif good:
+            embedded, answered = await self.vectors.embed(card, good, context.time_remaining())
         size = 4 * card.facts["dimension"] * len(embedded)
         return await aside(size, self._response, card, request, faults, embedded, answered=answered)
 
@@ -85,7 +89,8 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
             else:
                 self.metrics.inputs.labels("ok").inc()
         hits = sum(item.cached for item in embedded)
-        response.cache.CopyFrom(cache_info(hits=hits, misses=len(embedded) - hits, answered=answered))
+        if not request.bulk:
+            response.cache.CopyFrom(cache_info(hits=hits, misses=len(embedded) - hits, answered=answered))
         response.usage.CopyFrom(common.Usage(input_tokens=read))
         return response
 

@@ -15,7 +15,8 @@ from services.runtime.triton import Triton, text_column
 from services.runtime.work import together
 
 # Texts in one request to Triton; its batcher joins requests, and replicas share the parts of a large call.
-PART = 128
+PART, BULK_PART = 128, 64
+LAST = 2  # priority of what nobody waits for; see the embedder's config.pbtxt
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,21 @@ class Embedded:
     cached: bool
 
 
+def _embedded(entry: bytes, *, cached: bool) -> Embedded:
+    return Embedded(np.frombuffer(entry, dtype="<f4", offset=4), int.from_bytes(entry[:4], "little"), cached)
+
+
 class Vectors:
     def __init__(self, triton: Triton, cache: Cache, metrics: Embedding) -> None:
         self.triton, self.cache, self.metrics, self.tenants = triton, cache, metrics, Tenants()
+
+    async def bulk(self, card: Card, texts: Sequence[str], timeout: float | None) -> list[Embedded]:
+        """One result a text, after the texts of other calls, without the cache. One part at a time: a question waits for what
+        the model has begun, which would be all of them."""
+        entries = []
+        for start in range(0, len(texts), BULK_PART):
+            entries += await self._compute(card, texts[start : start + BULK_PART], timeout, LAST)
+        return [_embedded(entry, cached=False) for entry in entries]
 
     async def embed(self, card: Card, texts: Sequence[str], timeout: float | None) -> tuple[list[Embedded], bool]:
         """One result a text, and whether the cache answered."""
@@ -46,15 +59,14 @@ class Vectors:
         results = []
         for entry in found:
             data = next(computed) if entry is None else entry
-            vector = np.frombuffer(data, dtype="<f4", offset=4)
-            results.append(Embedded(vector, int.from_bytes(data[:4], "little"), entry is not None))
+            results.append(_embedded(data, cached=entry is not None))
         return results, answered
 
-    async def _compute(self, card: Card, texts: list[str], timeout: float | None) -> list[bytes]:
+    async def _compute(self, card: Card, texts: Sequence[str], timeout: float | None, priority: int = 0) -> list[bytes]:
         """Each vector as the cache keeps it: the token count in 4 bytes, then float32, little-endian."""
         parts = [texts[i : i + PART] for i in range(0, len(texts), PART)]
         answers = await together(
-            self.triton.infer(card, {"text": text_column(part)}, timeout, "embeddings") for part in parts
+            self.triton.infer(card, {"text": text_column(part)}, timeout, "embeddings", priority) for part in parts
         )
         entries, read = [], 0
         for part, answer in zip(parts, answers, strict=True):

@@ -20,7 +20,7 @@ from services.gateway.keys import Keys
 from services.gateway.settings import Settings
 from services.gateway.status import Status
 from services.runtime import identity, tracing
-from services.runtime.calls import Call, Calls, check_size
+from services.runtime.calls import Call, Calls, check_size, greet
 from services.runtime.errors import (
     MESSAGE_BYTES,
     DeadlineExceeded,
@@ -179,7 +179,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                     running._cython_call = _Told(running._cython_call)
                     # As soon as the service sends it: only the first content itself is on TTFT's path.
                     begun = await running.initial_metadata()
-                    await context.send_initial_metadata((*begun, (X_REQUEST_ID, call.request_id)))
+                    await greet(context, (*begun, (X_REQUEST_ID, call.request_id)))
                     async for message in running:
                         if message[:1] == CONTENT:
                             call.content()

@@ -12,7 +12,7 @@ from services.runtime.models import Card, Catalogue
 from services.runtime.triton import Triton
 from services.runtime.validation import Fields
 
-Index = dict[tuple[str, str], tuple[bool, str]]
+Index = dict[tuple[str, str], list[str]]
 TASKS = {
     "embed": pb.MODEL_TASK_EMBED,
     "rerank": pb.MODEL_TASK_RERANK,
@@ -26,21 +26,24 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
     def __init__(self, catalogue: Catalogue, triton: Triton) -> None:
         self.catalogue, self.triton = catalogue, triton
 
-    async def _index(self) -> tuple[Index, str]:
-        """Triton's index, and why a model that it lacks is not ready."""
+    async def _index(self) -> tuple[Index, int]:
+        """As Triton.index; 0 replicas where none answers."""
         try:
-            return await self.triton.index(), "Triton does not know the model"
+            return await self.triton.index()
         except GenmeshError:
-            return {}, "Triton does not answer"
+            return {}, 0
 
-    def _model(self, card: Card, index: Index, absent: str) -> pb.Model:
-        ready, reason = index.get((card.name, card.version), (False, absent))
-        reason = reason or "Triton is loading it"
-        if broken := self.triton.broken.get(card.name):
+    def _model(self, card: Card, index: Index, replicas: int) -> pb.Model:
+        reasons = index.get((card.name, card.version), [])
+        reasons = reasons + ["Triton does not know the model"] * (replicas - len(reasons)) or ["Triton does not answer"]
+        reason = next((reason for reason in reasons if reason), "")
+        ready = reasons.count("")
+        if reason and (broken := self.triton.broken.get(card.name)):
             reason += f"; before that: {broken}"
         facts = card.facts
         return pb.Model(
-            name=card.name, task=TASKS[card.task], ready=ready, not_ready_reason="" if ready else reason,
+            name=card.name, task=TASKS[card.task], ready=ready > 0, not_ready_reason=reason,
+            ready_replica_count=ready, replica_count=replicas,
             revision=facts["revision"], version=facts["version"], precision=facts["precision"], engine=facts["engine"],
             context_tokens=card.context_tokens, dimension=facts.get("dimension", 0) if card.task == "embed" else 0,
             source=facts["source"], parameter_count=facts["parameter_count"],
@@ -56,9 +59,9 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         )  # fmt: skip
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        index, absent = await self._index()
+        index, replicas = await self._index()
         cards = sorted(self.catalogue.cards.values(), key=lambda card: card.name)
-        return pb.ListModelsResponse(models=[self._model(card, index, absent) for card in cards])
+        return pb.ListModelsResponse(models=[self._model(card, index, replicas) for card in cards])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         fields = Fields()

@@ -71,7 +71,7 @@ async def embed(upstream: Upstream, model: str, texts: Sequence[str], context: A
     """The vectors of passages; PASSAGE_NOT_EMBEDDED where one has none."""
     with calling("embedding", "Embed"):
         answer: embedding_pb2.EmbedResponse = await upstream.embedding.Embed(
-            embedding_pb2.EmbedRequest(model=model, inputs=texts), **onward(context)
+            embedding_pb2.EmbedRequest(model=model, inputs=texts, bulk=True), **onward(context)
         )
     if failed := next((result.error for result in answer.results if result.HasField("error")), None):
         raise InvalidArgument(f"a passage cannot be embedded: {failed.message}", reason="PASSAGE_NOT_EMBEDDED")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -118,3 +118,11 @@ class Call:
         passed = remaining is not None and remaining <= 0
         self.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
         return True
+
+
+async def greet(context: Any, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+    """Send a call's initial metadata. It can only fail where the call is over: its caller has left."""
+    try:
+        await context.send_initial_metadata(metadata)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None

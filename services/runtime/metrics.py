@@ -24,7 +24,7 @@ TEXT_STREAMS = ("StreamChat", "StreamGenerate", "StreamAnswer")
 # How a stream can end: its last message left, its caller went away, its deadline passed, it failed.
 ENDS = ("completed", "cancelled", "deadline", "error")
 REFUSALS = ("OVERLOADED", "DEADLINE_ALREADY_PASSED")
-OPERATIONS = ("create", "delete", "describe", "drop", "flush", "list", "query", "search", "upsert")
+OPERATIONS = ("alter", "create", "delete", "describe", "drop", "flush", "list", "query", "search", "upsert")
 STAGES = ("embed", "search", "rerank", "fit", "generate", "check")
 GROUNDINGS = ("supported", "quotation", "no_answer")
 # The most tenants with series of their own; those that come later share the label "other".

@@ -99,6 +99,7 @@ class Replicas(Generic[C]):
         self._turn = 0
         self._tokens = RETRY_TOKENS
         self._watching: asyncio.Task[None] | None = None
+        self._finding: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -150,8 +151,9 @@ class Replicas(Generic[C]):
         return True
 
     async def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._finding):
+            if task is not None:
+                task.cancel()
         for replica in (*self.known.values(), *self._leaving):
             self._close(replica)
         self.known, self._leaving = {}, {}
@@ -182,9 +184,14 @@ class Replicas(Generic[C]):
         found = checked = -math.inf
         while True:
             if loop.time() - found >= RESOLVE_SECONDS:
-                try:
-                    await self._find()
-                except OSError as failure:  # what is known stays: DNS being away takes no replica away
+                if self._finding is None or self._finding.done():
+                    self._finding = asyncio.create_task(self._find())
+                # One that hangs must not hold the probes up.
+                done, _ = await asyncio.wait([self._finding], timeout=PROBE_SECONDS)
+                if done and (failure := self._finding.exception()) is not None:
+                    if not isinstance(failure, OSError):
+                        raise failure
+                    # What is known stays: DNS being away takes no replica away.
                     log.debug("cannot resolve %s: %s", self.host, failure)
                 found = loop.time()
             if loop.time() - checked >= len(self.known) / PROBES_A_SECOND:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def _inputs(tensors: Mapping[str, np.ndarray]) -> list[triton.InferInput]:
     return made
 
 
-def text_column(texts: list[str]) -> np.ndarray:
+def text_column(texts: Sequence[str]) -> np.ndarray:
     """Texts as a BYTES tensor of shape [n, 1]."""
     return np.array([t.encode() for t in texts], dtype=np.object_).reshape(-1, 1)
 
@@ -187,9 +187,9 @@ class Triton:
             self.metrics.requests.labels(model, outcome).inc()
 
     async def infer(
-        self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None, operation: str
+        self, card: Card, tensors: Mapping[str, np.ndarray], timeout: float | None, operation: str, priority: int = 0
     ) -> triton.InferResult:
-        """``operation``: as the GenAI conventions call it.
+        """``operation``: as the GenAI conventions call it; ``priority``: 1 goes first, 0 is the model's default.
 
         One request, one response; MODEL_UNAVAILABLE or MODEL_FAILED where there is none. A replica that does not
         answer is left for another."""
@@ -207,6 +207,7 @@ class Triton:
                             model_version=card.version,
                             client_timeout=None if until is None else max(0.001, until - time.monotonic()),
                             headers=tracing.headers() or None,
+                            priority=priority,
                         )
                     self._answered(card.name)
                     return result
@@ -291,12 +292,23 @@ class Triton:
             if not self.replicas.without(replica, _version(card), tried):
                 raise RuntimeError(f"Triton says that version {card.version} of {card.name} is not ready")
 
-    async def index(self) -> dict[tuple[str, str], tuple[bool, str]]:
-        """For each model and version of the repository whether it is ready, and why not."""
+    async def index(self) -> tuple[dict[tuple[str, str], list[str]], int]:
+        """For each model and version that some replica knows why it is not ready, replica by replica: "" where it is. And how
+        many replicas were asked. MODEL_UNAVAILABLE where none answers."""
         await self.replicas.ready()
-        try:
-            with self._borrowed("*", "", []) as replica:
-                answer = await replica.client.get_model_repository_index(client_timeout=2)
-        except InferenceServerException as failure:
-            raise _error("*", failure) from None
-        return {(m.name, m.version): (m.state == "READY", m.reason) for m in answer.models}
+        asked = list(self.replicas.known.values())
+
+        async def of(replica: Replica[triton.InferenceServerClient]) -> Any:
+            return await replica.client.get_model_repository_index(client_timeout=2)
+
+        answers = await asyncio.gather(*(of(replica) for replica in asked), return_exceptions=True)
+        there = [answer for answer in answers if not isinstance(answer, BaseException)]
+        if not there:
+            raise _error("*", InferenceServerException("no replica answers", str(grpc.StatusCode.UNAVAILABLE)))
+        found: dict[tuple[str, str], list[str]] = {}
+        for answer in there:
+            for m in answer.models:
+                reason = "" if m.state == "READY" else m.reason or "Triton is loading it"
+                found.setdefault((m.name, m.version), []).append(reason)
+        silent = ["Triton does not answer"] * (len(asked) - len(there))
+        return {key: reasons + silent for key, reasons in found.items()}, len(asked)

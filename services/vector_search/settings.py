@@ -11,4 +11,8 @@ class Settings(ServiceSettings):
         ge=0,
         description="How long calls wait for a Milvus that does not answer: one of a single replica restarts.",
     )
-    flush_after_seconds: float = Field(2.0, gt=0, description="Seal new vectors once no more came for so long.")
+    flush_after_seconds: float = Field(
+        2.0,
+        ge=0,
+        description="Seal new vectors once no more came for so long; 0: never, as a Milvus cluster does by itself.",
+    )

@@ -363,7 +363,8 @@ class Store:
 
     def changed(self, physical: str) -> None:
         """``seal`` has to look after it."""
-        self._dirty[physical] = time.monotonic()
+        if self.flush_after:
+            self._dirty[physical] = time.monotonic()
 
     def _bind(self, client: MilvusClient, shape: Shape, revision: str) -> bool:
         """Whether the collection, an empty one, now belongs to the model of its first vectors, or of another's that came at
@@ -460,7 +461,7 @@ class Store:
 
     async def seal(self) -> None:
         """Flush collections that had no new vectors for a while: a search in sealed ones is several times faster."""
-        while True:
+        while self.flush_after:
             await asyncio.sleep(self.flush_after / 2)
             for physical, last in list(self._dirty.items()):
                 if time.monotonic() - last < self.flush_after:

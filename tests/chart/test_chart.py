@@ -394,6 +394,27 @@ def test_every_setting_of_every_service_is_the_charts_or_can_be_given(tmp_path: 
     assert {"name": "GENMESH_CANDIDATES", "value": "1"} in container["env"]
 
 
+@pytest.mark.parametrize(("outside", "seals"), [(False, None), (True, "0")])
+def test_a_milvus_cluster_seals_by_itself(outside: bool, seals: str | None) -> None:
+    changes = ["--set=milvus.enabled=false,milvus.url=http://m:1"] if outside else []
+    found = list(yaml.safe_load_all(helm("template", "mesh", str(CHART), *changes)))
+    (container,) = one(found, "Deployment", "mesh-vector-search")["spec"]["template"]["spec"]["containers"]
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert env.get("GENMESH_FLUSH_AFTER_SECONDS") == seals
+    assert env.get("GENMESH_MILVUS_PATIENCE_SECONDS") == (None if outside else "25")
+
+
+@pytest.mark.parametrize("changes", [(), ("services.gateway.tlsSecret=cert",)])
+def test_a_service_that_does_not_answer_is_restarted(changes: tuple[str, ...]) -> None:
+    found = objects("default", *changes)
+    for part in PARTS:
+        pod = one(found, "Deployment", f"mesh-{part}")["spec"]["template"]["spec"]
+        probes = [pod["containers"][0][f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
+        speaks = [{key: probe.get(key) for key in ("grpc", "httpGet")} for probe in probes]
+        assert speaks[0] == speaks[1] == speaks[2] != {"grpc": None, "httpGet": None}
+        assert probes[2]["periodSeconds"] * probes[2]["failureThreshold"] == 60
+
+
 def test_the_images_are_tried_before_anything_changes() -> None:
     job = one(objects("default"), "Job", "mesh-preflight")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"

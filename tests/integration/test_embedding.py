@@ -74,6 +74,18 @@ def test_the_cache_never_leaks_between_tenants(running, client: Client) -> None:
         assert other.embedding.Embed({"inputs": [text]}).cache.status == common_pb2.CACHE_STATUS_MISS
 
 
+def test_what_nobody_waits_for_is_not_kept(client: Client) -> None:
+    texts = [f"{secrets.token_hex(8)} {i}" for i in range(130)]
+    bulk = client.embedding.Embed({"inputs": [*texts, ""], "bulk": True})
+    assert bulk.cache == common_pb2.CacheInfo()
+    assert bulk.results[-1].error.reason == "INPUT_EMPTY"
+    assert bulk.usage.input_tokens > 0
+    again = client.embedding.Embed({"inputs": texts})
+    assert (again.cache.status, again.cache.misses) == (common_pb2.CACHE_STATUS_MISS, 130)
+    for one, other in zip(bulk.results, again.results, strict=False):
+        assert list(other.embedding.values) == pytest.approx(list(one.embedding.values), abs=1e-4)
+
+
 def test_a_stream_answers_in_order(client: Client) -> None:
     requests = [{"correlation_id": f"r{i}", "request": {"inputs": [f"text {i}"] * (i + 1)}} for i in range(5)]
     responses = list(client.embedding.EmbedStream(iter(requests)))

@@ -12,6 +12,7 @@ def test_every_model_is_listed_and_ready(client: Client) -> None:
     models = {m.name: m for m in client.models.ListModels({}).models}
     assert list(models) == ["diffuser", "embedder", "generator", "reranker", "upscaler"]
     assert all(m.ready and not m.not_ready_reason and m.revision and m.precision for m in models.values())
+    assert {(m.ready_replica_count, m.replica_count) for m in models.values()} == {(1, 1)}
     assert {m.inference_precision for m in models.values()} == {"f32"}
     assert models["generator"].limits.concurrent_requests == 64
     assert models["generator"].limits.kv_cache_bytes == 2**30

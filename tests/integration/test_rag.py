@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from queue import Queue
 
 import pytest
 from genmesh import Client
 from genmesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from genmesh.v1 import rag_pb2 as pb
+from genmesh.v1 import vector_search_pb2 as vectors_pb
 
 HANDBOOK = """# Marlow Observatory
 
@@ -264,15 +264,16 @@ def test_errors_name_what_is_missing(client: Client, library: str) -> None:
 QUESTION = "Who built the observatory?"
 
 
-def bind(client: Client, collection: str, revision: str) -> None:
-    """Make the collection one whose vectors another model made."""
-    answers: Queue[dict] = Queue()
-    answers.put({"start": {"collection": collection, "model_revision": revision, "dimension": 3}})
-    for answer in client.vector_search.ReplaceVectors(iter(answers.get, None)):
-        if answer.HasField("done"):
-            answers.put(None)
-        else:
-            answers.put({"vectors": {"vectors": [{"values": [1, 2, 3]}] * len(answer.batch.entities)}})
+def of_another_model(client: Client, source: str, target: str, revision: str) -> None:
+    """Copy a collection into one whose vectors are said to be another model's."""
+    made = client.vector_search.GetCollection({"collection": source}).collection
+    client.vector_search.CreateCollection(
+        {"collection": {"name": target, "dimension": made.dimension, "model_revision": revision}}
+    )
+    page = client.vector_search.Get({"collection": source, "page_size": 1000, "include_vectors": True})
+    client.vector_search.Upsert(
+        vectors_pb.UpsertRequest(collection=target, entities=page.entities, model_revision=revision)
+    )
 
 
 def retrieve(client: Client, collection: str) -> list[tuple[str, str, float]]:
@@ -288,12 +289,12 @@ def test_a_collection_of_another_model_is_refused_until_it_is_reindexed(
         {"id": "observatory.md", "text": HANDBOOK},
         {"id": "long.md", "text": "\n\n".join(f"The bell of {n} rings. " * 20 for n in range(99))},
     ]
-    ingest(client, collection, *documents)
-    before = retrieve(client, collection)
-    ours = client.vector_search.GetCollection({"collection": collection}).collection.model_revision
-    assert ours == client.embedding.Embed({"inputs": ["x"]}).model_revision
+    ingest(client, f"{collection}-before", *documents)
+    before = retrieve(client, f"{collection}-before")
+    of_another_model(client, f"{collection}-before", collection, revision)
+    client.vector_search.DeleteCollection({"collection": f"{collection}-before"})
+    ours = client.embedding.Embed({"inputs": ["x"]}).model_revision
     assert len(before) > 10
-    bind(client, collection, revision)
 
     question = {"collection": collection, "question": QUESTION}
     calls = [client.rag.Retrieve, client.rag.Answer, lambda q: list(client.rag.StreamAnswer(q))]
@@ -328,6 +329,7 @@ def test_a_collection_of_another_model_is_refused_until_it_is_reindexed(
     assert retrieve(client, collection) == before
     (result,) = ingest(client, collection, {"id": "notes.txt", "text": NOTES})
     assert result.ingested.passage_count > 0
+    assert client.vector_search.GetCollection({"collection": collection}).collection.model_revision == ours
     (last,) = client.rag.Reindex({"collection": collection})
     assert (last.result.recomputed_count, last.result.previous_model_revision) == (0, ours)
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import grpc
 import pytest
 from pymilvus import DataType, MilvusClient
 from pymilvus.exceptions import MilvusException
@@ -245,3 +246,19 @@ def upsert_some(running: Running, client: int) -> int:
         except Exception:  # of whatever kind: it was not acknowledged
             return batch * ROWS
     raise AssertionError("the server never ended")
+
+
+def test_a_connection_that_is_idle_for_long_stays(running: Running) -> None:
+    """pymilvus pings each ten seconds, also when it has nothing to ask; here it is each tenth of a second."""
+    options = [
+        ("grpc.keepalive_time_ms", 100),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    with grpc.insecure_channel(running.address.removeprefix("http://"), options=options) as channel:
+        states: list[grpc.ChannelConnectivity] = []
+        channel.subscribe(states.append, try_to_connect=True)
+        until(lambda: grpc.ChannelConnectivity.READY in states)
+        time.sleep(3)
+        assert states[-1] is grpc.ChannelConnectivity.READY
+        assert states.count(grpc.ChannelConnectivity.READY) == 1

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from services.runtime import deadline, identity
-from services.runtime.calls import Call, Calls, check_size
+from services.runtime.calls import Call, Calls, check_size, greet
 from services.runtime.errors import (
     MESSAGE_BYTES,
     DeadlineExceeded,
@@ -143,7 +143,7 @@ class Boundary(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                         if hasattr(request, "__aiter__"):
                             request = self._checked(request)
                         # Before the work, so that only the first content itself is on TTFT's path.
-                        await context.send_initial_metadata(())
+                        await greet(context, ())
                         produced = inner(request, context)
                         async for message in produced:
                             if has_content(message):

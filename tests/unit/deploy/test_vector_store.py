@@ -212,3 +212,65 @@ def test_a_filter_that_leaves_many_rows_finds_most_of_the_nearest() -> None:
     assert (np.diff(distances) >= 0).all()
     nearest = [set(np.flatnonzero(mask)[np.argsort(np.linalg.norm(vectors[mask] - q, axis=1))[:10]]) for q in queries]
     assert sum(len(set(r) & n) for r, n in zip(rows, nearest, strict=True)) >= 180
+
+
+@pytest.mark.parametrize(
+    ("expression", "kept"),
+    [
+        ("", lambda n: True),
+        ('metadata["n"] >= 0', lambda n: True),
+        ('not (metadata["n"] == 700) and metadata["n"] != 701', lambda n: n not in (700, 701)),
+        ('metadata["of"] == "tens"', lambda n: n % 10 == 0),  # a key that others have not
+        ('metadata["n"] == 5 or metadata["n"] == 1501 or text == "last"', lambda n: n in (5, 1501, 2999)),
+        ('metadata["n"] < 3 or text == "last"', lambda n: n < 3 or n == 2999),
+        ('id != "02000" and metadata["n"] > 1990 and metadata["n"] < 2010', lambda n: 1990 < n < 2010 and n != 2000),
+        ('metadata["n"] < 0', lambda n: False),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 500, 5000])
+def test_pages_of_a_filter_are_whole_and_in_order(
+    filled: Any, expression: str, kept: Callable[[int], bool], size: int
+) -> None:
+    wanted = [f"{n:05}" for n in range(3000) if kept(n) and n not in GONE]
+    found, after = list[str](), "00100"
+    while True:
+        place = f'id > "{after}"' + (f" and ({expression})" if expression else "")
+        page = filled.query(place, output_fields=["id", "text"], limit=size, order_by_pk=True)
+        assert all(row["text"] == ("last" if row["id"] == "02999" else f"text {row['id']}") for row in page)
+        found += [row["id"] for row in page]
+        if len(page) < size:
+            break
+        after = found[-1]
+        if size == 1 and len(found) > 50:
+            wanted = [one for one in wanted if one <= after]
+            break
+    assert found == [one for one in wanted if one > "00100"]
+
+
+GONE = {150, 151, *range(1500, 1505)} - {1501}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """3,000 rows, in files and in memory; some were replaced, some deleted, one deleted and put back."""
+    store = Store(str(tmp_path_factory.mktemp("filled")))
+    fields = [
+        *FIELDS,
+        FieldSchema(name="text", dtype=DataType.VARCHAR, max_length=64),
+        FieldSchema(name="metadata", dtype=DataType.JSON),
+    ]
+    docs = store.create_collection("docs", CollectionSchema(fields=fields))
+    docs.load()
+
+    def row(n: int, text: str = "") -> dict[str, Any]:
+        metadata = {"n": n} | ({"of": "tens"} if n % 10 == 0 else {})
+        return {"id": f"{n:05}", "vector": [1.0, 0, 0, 0], "text": text or f"text {n:05}", "metadata": metadata}
+
+    docs.upsert([row(n, "old") for n in range(2999, -1, -1)])
+    docs.flush()
+    docs.upsert([row(n) for n in range(1000)])
+    docs.delete([f"{n:05}" for n in (*GONE, 1501)])
+    docs.flush()
+    docs.upsert([*(row(n) for n in range(1000, 2999) if n not in GONE), row(2999, "last")])
+    yield docs
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.runtime import identity
-from services.runtime.calls import Calls
+from services.runtime.calls import Calls, greet
 from services.runtime.errors import DeadlineExceeded, ResourceExhausted, Unauthenticated
 from services.runtime.interceptors.boundary import Boundary
 from services.runtime.metrics import Server
@@ -97,3 +98,17 @@ async def test_a_call_that_its_callers_grpc_sends_again_is_counted() -> None:
 def test_nobody_is_let_in_without_a_signature(boundary: Boundary) -> None:
     with pytest.raises(Unauthenticated):
         enter(boundary, Context(5.0, "616c706861.1.00"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"), [(grpc.aio.InternalError("batch"), asyncio.CancelledError), (ValueError("bug"), ValueError)]
+)
+async def test_a_caller_that_left_before_the_greeting_is_no_failure(
+    failure: Exception, raised: type[BaseException]
+) -> None:
+    class Over:
+        async def send_initial_metadata(self, metadata: object) -> None:
+            raise failure
+
+    with pytest.raises(raised):
+        await greet(Over(), ())

@@ -45,7 +45,7 @@ class World:
     def __init__(self, *addresses: str) -> None:
         self.addresses: list[str] | None = list(addresses)
         self.told: list[tuple[int, int]] = []
-        self.resolved = 0
+        self.resolved, self.hangs = 0, False
         self.replicas: Replicas[Client] = Replicas(
             "dns:///triton:8001",
             Client,
@@ -58,6 +58,8 @@ class World:
     async def _resolve(self, host: str, port: int) -> list[str]:
         assert (host, port) == ("triton", 8001)
         self.resolved += 1
+        if self.hangs:
+            await asyncio.sleep(3600)
         if self.addresses is None:
             raise OSError("no answer")
         return self.addresses
@@ -73,6 +75,11 @@ class World:
     async def look(self) -> None:
         """Wait until DNS was asked, and its answer taken in."""
         wanted = self.resolved + 2
+        await eventually(lambda: self.resolved >= wanted)
+
+    async def look_once(self) -> None:
+        """Wait until DNS is asked."""
+        wanted = self.resolved + 1
         await eventually(lambda: self.resolved >= wanted)
 
     def chosen(self, key: str = "") -> str:
@@ -118,6 +125,17 @@ async def test_many_replicas_are_probed_less_often_and_one_that_lost_a_call_at_o
         assert {one.client.probes for one in others} == {1}
         monkeypatch.setattr(replicas, "PROBES_A_SECOND", 1e9)
         await eventually(lambda: all(one.client.probes > 1 for one in others))
+
+
+async def test_replicas_are_probed_while_dns_hangs() -> None:
+    async with World("a", "b") as world:
+        world.hangs = True
+        await world.look_once()
+        resolved, (lost, _) = world.resolved, world.replicas.known.values()
+        world.replicas.lost(lost)
+        assert not lost.usable
+        await eventually(lambda: lost.usable)
+        assert world.resolved == resolved  # one question at a time
 
 
 async def test_idle_replicas_take_turns() -> None:

@@ -33,6 +33,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     def __init__(self, failure: str) -> None:
         self.failure, self.asked = failure, 0
+        self.models: dict[str, str] | None = {}  # why it is not ready, by "name version"; None: it fails
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        if self.models is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "ending")
+        found = pb.RepositoryIndexResponse()
+        for model, reason in (self.models or {}).items():
+            name, version = model.split()
+            found.models.add(name=name, version=version, state="UNAVAILABLE" if reason else "READY", reason=reason)
+        return found
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return pb.ServerLiveResponse(live=True)
@@ -164,3 +174,19 @@ async def test_where_none_has_it_the_call_is_told_to_come_again() -> None:
         with pytest.raises(Unavailable) as caught:
             await answer(triton)
     assert caught.value.reason == "MODEL_UNAVAILABLE"
+
+
+async def test_the_index_is_of_all_replicas() -> None:
+    old, new, silent = Replica(""), Replica(""), Replica("")
+    old.models, silent.models = {"generator 1": ""}, None
+    new.models = {"generator 1": "unloaded", "generator 2": ""}
+    async with caller_of(old, new, silent) as triton:
+        found, count = await triton.index()
+        assert count == 3
+        assert {key: sorted(reasons) for key, reasons in found.items()} == {
+            ("generator", "1"): ["", "Triton does not answer", "unloaded"],
+            ("generator", "2"): ["", "Triton does not answer"],
+        }
+        old.models = new.models = None
+        with pytest.raises(Unavailable):
+            await triton.index()

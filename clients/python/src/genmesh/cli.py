@@ -488,7 +488,8 @@ def models(
     )  # fmt: skip
     for model in found:
         task = models_pb2.ModelTask.Name(model.task).removeprefix("MODEL_TASK_").lower()
-        ready = "yes" if model.ready else f"no: {model.not_ready_reason}"
+        some = f"{model.ready_replica_count} of {model.replica_count}" if model.ready else "no"
+        ready = f"{some}: {model.not_ready_reason}" if model.not_ready_reason else "yes"
         table.add_row(
             model.name, model.version, task, ready, model.precision, model.inference_precision or "-", model.engine,
             f"{model.parameter_count / 1e6:.1f} M",

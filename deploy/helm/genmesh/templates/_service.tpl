@@ -110,9 +110,10 @@ spec:
             periodSeconds: 2
             timeoutSeconds: 2
             failureThreshold: 2
-          livenessProbe:
-            tcpSocket: {port: grpc}
+          # Of a process whose event loop stands still the port is open as before.
+          livenessProbe: {{- toYaml (.readiness | default (dict "grpc" (dict "port" 8080 "service" "itself"))) | nindent 12 }}
             periodSeconds: 10
+            timeoutSeconds: 5
             failureThreshold: 6
           resources: {{- toYaml $values.resources | nindent 12 }}
           volumeMounts:
