@@ -54,7 +54,7 @@ THREADS = 64  # a search must find one while changes wait for each other
 LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
 GRACE_SECONDS = 5
 EXACT_ROWS = 10_000
-MOST_LOOKED_AT = 2_000  # rows of a page with a filter, at once
+MOST_LOOKED_AT = 10_000  # rows of a page with a filter, one by one
 # How the methods of Milvus' API begin that change nothing.
 READS = ("Check", "Connect", "Describe", "Get", "Has", "HybridSearch", "List", "Query", "Search", "Show")
 LONGEST_WAIT_SECONDS = 60.0
@@ -152,14 +152,17 @@ class Kept(Collection):  # type: ignore[misc]
     def _page(self, expr: str, limit: int, fields: Any) -> list[Any]:
         """The next rows by id. Milvus Lite reads and sorts all ids for each page, and reads all rows for a filter."""
         bounds, filtered = self._bounds(expr)
-        ids, rows, size = self._all_ids(), list[Any](), limit
+        ids, rows, size, looked = self._all_ids(), list[Any](), limit, 0
         at = max(bisect_right(ids, bounds.get(">", "")), bisect_left(ids, bounds.get(">=", "")))
         end = bisect_left(ids, bounds["<"]) if "<" in bounds else len(ids)
         while len(rows) < limit and at < end:
             block = ids[at : min(end, at + (size if filtered else limit - len(rows)))]
             at += len(block)
             if filtered:
-                size = min(2 * size, MOST_LOOKED_AT)
+                looked += len(block)
+                if looked > MOST_LOOKED_AT:  # all at once are faster
+                    return super().query(expr, output_fields=fields, limit=limit, order_by_pk=True)  # type: ignore[no-any-return]
+                size *= 2
                 block = self._selected(block, expr)[: limit - len(rows)]
             if block:
                 rows += super().get(block, output_fields=fields)  # passes over those that are gone

@@ -129,6 +129,8 @@ class Ingester:
         metadata = said | json_format.MessageToDict(document.metadata)
         rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
         there = await self._there(rows, document.id)
+        if there is None:
+            self.embedders.learn(collection, "")
         revision = revision_after(there or (), begun)
         chunks = await self._chunks(parts, context)
         if not chunks:
@@ -228,9 +230,13 @@ class Ingester:
 
     async def delete(self, collection: str, document_id: str, context: Any) -> int:
         """Delete a document; DOCUMENT_NOT_FOUND where there is none of that id."""
-        count = await delete(
-            Rows(self.upstream.vectors, collection, lambda: onward(context)), document_id, self.cleaner.place
-        )
+        rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
+        try:
+            count = await delete(rows, document_id, self.cleaner.place)
+        except GenmeshError as failure:
+            if failure.reason != "MODEL_REVISION_MISMATCH":
+                raise
+            count = await delete(rows, document_id, self.cleaner.place)  # its vectors were replaced meanwhile
         if not count:
             raise NotFound(
                 f"document_id: there is no document {document_id!r}",

@@ -228,6 +228,7 @@ async def delete(rows: Rows, document: str, place: str) -> int:
         request = vector_search_pb2.GetCollectionRequest(collection=rows.collection)
         with calling("vector_search", "GetCollection"):
             answer = await rows.vectors.GetCollection(request, **rows.arguments())
+        rows.model_revision = answer.collection.model_revision
         await writing.begin(answer.collection.dimension, place, deletes=True)
     await rows.delete(superseded(found, writing.revision))
     if writing.begun:

@@ -1,14 +1,15 @@
 """Where a tenant's collection stands in Milvus.
 
-Its first generation has its own name. To replace all vectors a draft of the next generation is filled beside it; at the end
-the draft's mark goes, and the generation before is dropped. The lowest generation that is no draft holds. So it is the drop
-that turns every replica to the new one, at once and whatever they remember: the name that they know is not there any more.
+Its first generation has its own name. To replace all vectors a draft of another generation is filled beside it. One property
+of the old generation, REPLACED, is the turn: from then on the draft holds. Then the draft's mark goes, and the old generation
+is dropped; where that is interrupted, it holds nothing any more. So there is no moment without a collection, and none with two.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from pymilvus import DataType, MilvusClient
@@ -20,9 +21,10 @@ CALL_TIMEOUT_SECONDS = 10.0
 # pymilvus' codes; where the server does not answer it puts a gRPC status in their place.
 CONNECT_FAILED, NOT_FOUND, NOT_LOADED = 2, 100, 101
 # A collection's properties. MAKER: whose call made it; DRAFT: of a generation that does not hold yet, who fills it and until
-# when; CLOSED: until when changes wait. Times are seconds since 1970.
+# when; CLOSED: until when changes wait; REPLACED: the next generation holds. Times are seconds since 1970.
 DESCRIPTION, METRIC, MAKER = "genmesh.description", "genmesh.metric", "genmesh.maker"
 REVISION, DRAFT, CLOSED = "genmesh.model_revision", "genmesh.draft", "genmesh.closed_until"
+REPLACED = "genmesh.replaced"
 NUMBER = re.compile(r"__g([1-9][0-9]*)$")  # no other has two underscores: see Store.physical
 
 
@@ -36,6 +38,7 @@ class Shape:
     description: str = ""
     revision: str = ""  # of the model that made them; empty where that is not known
     closed_until: float = 0.0
+    asked: float = field(default=0.0, compare=False)  # when, on the monotonic clock
 
 
 def number_of(physical: str) -> int:
@@ -48,7 +51,8 @@ def first_of(physical: str) -> str:
 
 
 def following(physical: str) -> str:
-    return f"{first_of(physical)}__g{number_of(physical) + 1}"
+    """Of a new generation. No number is used twice: a replica may still know what an earlier one was."""
+    return f"{first_of(physical)}__g{max(number_of(physical) + 1, int(time.time()))}"
 
 
 def generations(client: MilvusClient, base: str) -> list[str]:
@@ -59,6 +63,7 @@ def generations(client: MilvusClient, base: str) -> list[str]:
 
 def properties_of(client: MilvusClient, physical: str) -> tuple[Shape, dict[str, str]] | None:
     """None where it is not there."""
+    asked = time.monotonic()
     try:
         found = client.describe_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
         said: dict[str, str] = found.get("properties") or {}
@@ -71,20 +76,30 @@ def properties_of(client: MilvusClient, physical: str) -> tuple[Shape, dict[str,
         return None
     dimension = next(f for f in found["fields"] if f["name"] == "vector")["params"]["dim"]
     shape = Shape(
-        physical, int(dimension), metric, said.get(DESCRIPTION, ""), said.get(REVISION, ""), float(said.get(CLOSED, 0))
-    )
+        physical, int(dimension), metric, said.get(DESCRIPTION, ""), said.get(REVISION, ""), float(said.get(CLOSED, 0)),
+        asked,
+    )  # fmt: skip
     return shape, said
 
 
 def whole(client: MilvusClient, physical: str) -> Shape | None:
-    """None where it is not there, or a draft."""
+    """None where it is not there, a draft, or replaced."""
     found = properties_of(client, physical)
-    return found[0] if found and DRAFT not in found[1] else None
+    return found[0] if found and not {DRAFT, REPLACED} & found[1].keys() else None
 
 
 def holding(client: MilvusClient, base: str) -> Shape | None:
     """The generation that holds; None where there is no such collection."""
-    return next((shape for name in generations(client, base) if (shape := whole(client, name))), None)
+    replaced = False
+    for name in generations(client, base):
+        found = properties_of(client, name)
+        if found is None:
+            continue
+        if REPLACED in found[1]:
+            replaced = True
+        elif replaced or DRAFT not in found[1]:
+            return found[0]
+    return None
 
 
 def make(client: MilvusClient, physical: str, dimension: int, properties: dict[str, str]) -> None:
@@ -112,15 +127,15 @@ def ready(client: MilvusClient, physical: str, metric: str) -> None:
     client.load_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
 
 
-def drop(client: MilvusClient, physical: str) -> None:
-    client.drop_collection(physical, timeout=left(CALL_TIMEOUT_SECONDS))
+def drop(client: MilvusClient, physical: str, seconds: float = CALL_TIMEOUT_SECONDS) -> None:
+    client.drop_collection(physical, timeout=left(seconds))
 
 
-def drop_drafts(client: MilvusClient, base: str) -> None:
-    """Of a collection that was deleted. Another may make it meanwhile: what is no draft stays."""
+def clear(client: MilvusClient, base: str) -> None:
+    """Drop what is left of a collection that was deleted. Another may make it meanwhile: what is whole stays."""
     for name in generations(client, base):
-        found = properties_of(client, name) if number_of(name) else None
-        if found and DRAFT in found[1]:
+        found = properties_of(client, name)
+        if found and {DRAFT, REPLACED} & found[1].keys():
             drop(client, name)
 
 

@@ -1,9 +1,9 @@
 """All vectors of a collection are replaced, while it serves and is changed (``generations.py``).
 
 What the draft lacks is found by comparing it with the generation that holds, again and again until little is found. Then
-changes are closed: each looks whether they are no more than KNOWN_SECONDS before it begins and has CALL_TIMEOUT_SECONDS, so
-after SETTLE_SECONDS none is under way, and what is compared now is the end. Whoever dies meanwhile leaves a draft that the
-next one goes on with, and a mark that ends by itself.
+changes are closed: each looks whether they are, JUST_KNOWN_SECONDS before it begins at most, and has ended twice
+CALL_TIMEOUT_SECONDS after its look at the latest. So after SETTLE_SECONDS none is under way, and what is compared now is the
+end. Whoever dies meanwhile leaves a draft that the next one goes on with, and marks that end by themselves.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from services.runtime.deadline import left
 from services.runtime.errors import Aborted
 from services.vector_search import generations
 from services.vector_search.filters import literal
-from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CLOSED, DRAFT, Shape
+from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CLOSED, DRAFT, REPLACED, REVISION, Shape
 from services.vector_search.store import ORDERED, Store, among, block_of, fields_of, query
 
 T = TypeVar("T")
 Row = dict[str, Any]
-BATCH, PAGE = 64, 1000
+BATCH, BATCH_BYTES, PAGE = 64, 4 * 2**20, 1000
 # A collection that changes all the time is closed after so many comparisons whatever the last one found.
 MOST_COMPARISONS = 10
-SETTLE_SECONDS = CALL_TIMEOUT_SECONDS + 5.0
+SETTLE_SECONDS = 2 * CALL_TIMEOUT_SECONDS + 5.0
 # Marks: for how long each is made, and how old one may be before it is made again. Clocks may differ by the rest.
-MARK_SECONDS, MARK_AGE_SECONDS = 40.0, 10.0
-LEAVE_SECONDS = 10.0
+MARK_SECONDS, MARK_AGE_SECONDS, CLOCKS_SECONDS = 60.0, 10.0, 10.0
+LEAVE_SECONDS, TURN_SECONDS, DROP_SECONDS = 10.0, 180.0, 120.0
 
 
 class Replacement:
@@ -48,15 +48,17 @@ class Replacement:
         self._me = uuid.uuid4().hex
         self._old: Shape | None = None
         self._new = ""
+        self._batch = max(1, min(BATCH, BATCH_BYTES // (4 * dimension)))
         self._marked = 0.0
         self._closing = False
+        self._turning: asyncio.Task[None] | None = None
 
     async def begin(self) -> bool:
         """Take the draft, or make it; False where the collection's vectors are of the model already."""
         self._old = old = (await self.store.describe(self.tenant, self.name)).shape
         if (old.revision, old.dimension) == (self.revision, self.dimension):
+            await self._ask("drop", self._clear)
             return False
-        self._new = generations.following(old.physical)
         await self._ask("create", self._take)
         await asyncio.sleep(0.2)  # of two that took it at once the later one has it
         if not await self._ask("describe", self._mine):
@@ -65,20 +67,47 @@ class Replacement:
         self.total = await self._ask("query", lambda c: generations.count(c, old.physical))
         return True
 
+    def _others(self, client: MilvusClient) -> dict[str, tuple[Shape, dict[str, str]]]:
+        """The drafts that nobody fills; REPLACEMENT_RUNNING where somebody does, or has just turned to one."""
+        assert self._old is not None
+        old, found, replaced, there = self._old.physical, dict[str, tuple[Shape, dict[str, str]]](), list[str](), False
+        for name in generations.generations(client, generations.first_of(old)):
+            said = generations.properties_of(client, name)
+            if said is None:
+                continue
+            owner, _, until = said[1].get(DRAFT, "").partition(" ")
+            if REPLACED in said[1]:
+                replaced.append(name)
+            elif name == old:
+                there = True
+            elif not owner or (owner != self._me and float(until) > time.time()):
+                raise _running()
+            else:
+                found[name] = said
+        if not there:
+            raise _running()
+        for name in replaced:  # the turn to the one that holds was interrupted
+            generations.mark(client, old, {DRAFT: None})
+            generations.drop(client, name, DROP_SECONDS)
+        return found
+
+    def _clear(self, client: MilvusClient) -> None:
+        with contextlib.suppress(Aborted):
+            for name in self._others(client):
+                generations.drop(client, name)
+
     def _take(self, client: MilvusClient) -> None:
         assert self._old is not None
-        found = generations.properties_of(client, self._new)
-        if found is not None:
-            owner, _, until = found[1].get(DRAFT, "").partition(" ")
-            if owner not in ("", self._me) and float(until) > time.time():
-                raise _running()
-            if (found[0].revision, found[0].dimension) != (self.revision, self.dimension):
-                generations.drop(client, self._new)
-                found = None
-        if found is None:
+        for name, (shape, _) in self._others(client).items():
+            if (shape.revision, shape.dimension) == (self.revision, self.dimension) and not self._new:
+                self._new = name
+            else:
+                generations.drop(client, name)
+        if not self._new:
+            self._new = generations.following(self._old.physical)
             properties = {
                 generations.DESCRIPTION: self._old.description, generations.METRIC: self._old.metric,
-                generations.MAKER: self._me, generations.REVISION: self.revision, DRAFT: self._mark(),
+                generations.MAKER: self._me, REVISION: self.revision, DRAFT: self._mark(),
             }  # fmt: skip
             generations.make(client, self._new, self.dimension, properties)
         generations.mark(client, self._new, {DRAFT: self._mark()})
@@ -96,21 +125,20 @@ class Replacement:
         return await self.store.call(operation, work)
 
     async def _keep(self) -> None:
-        """Renew the marks; REPLACEMENT_INTERRUPTED where they may have ended."""
-        age = time.time() - self._marked
-        if age < MARK_AGE_SECONDS:
-            return
-        if age > MARK_SECONDS / 2 or not await self._ask("describe", self._mine):
-            text = "another call may have gone on with this one's work, or the collection is gone"
-            raise Aborted(text, reason="REPLACEMENT_INTERRUPTED", retry_after_seconds=1.0)
-        await self._mark_both()
+        """Renew the marks; REPLACEMENT_INTERRUPTED where another has taken the draft, or changes may have been let in."""
+        if time.time() - self._marked >= MARK_AGE_SECONDS:
+            if not await self._ask("describe", self._mine):
+                raise _interrupted()
+            await self._renew()
 
-    async def _mark_both(self) -> None:
-        old, now = self._old, time.time()
+    async def _renew(self) -> None:
+        old, before, now = self._old, self._marked, time.time()
         assert old is not None
         await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: self._mark()}))
         if self._closing:
             await self._ask("alter", lambda c: generations.mark(c, old.physical, {CLOSED: now + MARK_SECONDS}))
+            if time.time() - before > MARK_SECONDS - CLOCKS_SECONDS:
+                raise _interrupted()
         self._marked = now
 
     async def missing(self) -> AsyncGenerator[list[Row], None]:
@@ -120,10 +148,10 @@ class Replacement:
             async for batch in self._compared():
                 found += len(batch)
                 yield batch
-            if found <= BATCH:
+            if found <= self._batch:
                 break
-        self._closing = True
-        await self._mark_both()
+        self._closing, self._marked = True, time.time()
+        await self._renew()
         settled = time.monotonic() + SETTLE_SECONDS
         while (rest := settled - time.monotonic()) > 0:
             await asyncio.sleep(min(rest, 1.0))
@@ -143,7 +171,7 @@ class Replacement:
             rows, after = await self._ask("query", partial(self._lacking, after=after))
             for row in rows:
                 batch.append(row)
-                if len(batch) == BATCH:
+                if len(batch) == self._batch:
                     yield batch
                     batch = []
         if batch:
@@ -181,14 +209,29 @@ class Replacement:
         self.done = min(self.done + len(rows), self.total)
 
     async def end(self) -> None:
-        """Turn to the new vectors."""
-        old = self._old
+        """Turn to the new vectors, also where the caller leaves meanwhile."""
+        self._turning = asyncio.ensure_future(self._turn())
+        await asyncio.shield(self._turning)
+
+    async def _turn(self) -> None:
+        """What is left where it is interrupted is cleared up by the next replacement."""
+        old, base = self._old, self.store.physical(self.tenant, self.name)
         assert old is not None
+        deadline.enter(TURN_SECONDS)
         self._marked = min(self._marked, time.time() - MARK_AGE_SECONDS)
         await self._keep()
-        await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: None}))
-        await self._ask("drop", lambda c: generations.drop(c, old.physical))
-        self._new = ""
+        # Readers may know the old one for KNOWN_SECONDS: until it is dropped, or forgotten, nothing changes.
+        closed = time.time() + MARK_SECONDS
+        await self._ask("alter", lambda c: generations.mark(c, self._new, {CLOSED: closed}))
+        new, self._new = (
+            self._new,
+            "",
+        )  # from here on the marks end by themselves only: the next one may take effect late
+        await self._ask("alter", lambda c: generations.mark(c, old.physical, {REPLACED: 1}))
+        await self._ask("alter", lambda c: generations.mark(c, new, {DRAFT: None}))
+        await self._ask("drop", lambda c: generations.drop(c, old.physical, DROP_SECONDS))
+        await self._ask("alter", lambda c: generations.mark(c, new, {CLOSED: None}))
+        self.store.forget(base)
 
     @property
     def shape(self) -> Shape:
@@ -199,6 +242,8 @@ class Replacement:
     async def leave(self) -> None:
         """Let another go on at once, and changes too, where this caller has not come to the end. To be a task of its own: the
         caller may be gone, and its deadline over."""
+        if self._turning is not None:
+            await asyncio.gather(self._turning, return_exceptions=True)
         old = self._old
         if not self._new or old is None:
             return
@@ -208,6 +253,11 @@ class Replacement:
                 await self._ask("alter", lambda c: generations.mark(c, self._new, {DRAFT: f"{self._me} 0"}))
                 if self._closing:
                     await self._ask("alter", lambda c: generations.mark(c, old.physical, {CLOSED: None}))
+
+
+def _interrupted() -> Aborted:
+    text = "collection: another call may have gone on with this one's work, or it took too long"
+    return Aborted(text, reason="REPLACEMENT_INTERRUPTED", metadata={"field": "collection"}, retry_after_seconds=1.0)
 
 
 def _running() -> Aborted:

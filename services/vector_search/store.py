@@ -13,7 +13,6 @@ import contextlib
 import contextvars
 import hashlib
 import logging
-import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -45,10 +44,12 @@ from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CONNECT_FAI
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 THREADS = 16
-# How long what is known of a collection is taken as it is where another replica's change of it would matter.
-KNOWN_SECONDS = 0.05
-# Of changes, while vectors are replaced.
-CLOSED_LOOK_SECONDS, CLOSED_SECONDS = 0.5, 60.0
+# How long what is known of a collection is taken as it is; and where another replica's change of it would matter.
+KNOWN_SECONDS, JUST_KNOWN_SECONDS = 10.0, 0.05
+# Of a collection whose first vectors' model is not known.
+UNBOUND_SECONDS = 10.0
+# Of changes, while vectors are replaced; and how many may wait.
+CLOSED_LOOK_SECONDS, CLOSED_SECONDS, MOST_CLOSED = 0.5, 60.0, 64
 # While Milvus restarts; what may be asked twice.
 RETRY_SECONDS, RESTART_SECONDS = 0.5, 60.0
 REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"}
@@ -94,10 +95,9 @@ class Store:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="milvus")
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="milvus-probe")
         self._client: MilvusClient | None = None
-        self._shapes: dict[
-            str, tuple[Shape, float]
-        ] = {}  # by the first generation's name, and when they were asked for
-        self._unbound: set[str] = set()  # hold vectors of a model that is not known
+        self._shapes: dict[str, Shape] = {}  # by the first generation's name
+        self._unbound: dict[str, float] = {}  # hold vectors of a model that is not known; until when that is known
+        self._closed = 0  # changes that wait
         self._dirty: dict[str, float] = {}
         self._connecting = asyncio.Lock()
 
@@ -221,15 +221,14 @@ class Store:
     def _current(self, client: MilvusClient, base: str, since: float) -> Shape:
         """The generation that holds, as it was at a moment (of the monotonic clock) or later."""
         known = self._shapes.get(base)
-        if known and known[1] >= since:
-            return known[0]
-        asked = time.monotonic()
-        shape = generations.whole(client, known[0].physical) if known else None
+        if known and known.asked >= since:
+            return known
+        shape = generations.whole(client, known.physical) if known else None
         shape = shape or generations.holding(client, base)
         if shape is None:
             self._shapes.pop(base, None)
             raise _no_collection()
-        self._shapes[base] = shape, asked
+        self._shapes[base] = shape
         return shape
 
     async def _within(
@@ -240,7 +239,7 @@ class Store:
         work: Callable[[MilvusClient, Shape], T],
         *,
         check: Callable[[Shape], None] = lambda shape: None,
-        age: float = math.inf,
+        age: float = KNOWN_SECONDS,
         changes: bool = False,
     ) -> T:
         """A call within a collection. ``check`` raises where the collection is not one for it; ``age``: seconds that what
@@ -248,7 +247,7 @@ class Store:
         base = self.physical(tenant, name)
 
         def run(client: MilvusClient) -> T:
-            since, loaded = time.monotonic() - (KNOWN_SECONDS if changes else age), False
+            since, loaded = time.monotonic() - (JUST_KNOWN_SECONDS if changes else age), False
             while True:
                 shape = self._current(client, base, since)
                 try:
@@ -265,19 +264,26 @@ class Store:
                 except MilvusException as failure:
                     since = time.monotonic()
                     if failure.code == NOT_LOADED and not loaded:
-                        client.load_collection(shape.physical, timeout=left(CALL_TIMEOUT_SECONDS))
                         loaded = True
+                        if self._current(client, base, since) == shape:
+                            client.load_collection(shape.physical, timeout=left(CALL_TIMEOUT_SECONDS))
+                            since = time.monotonic()
                     elif _away(failure) or self._current(client, base, since) == shape:
                         raise
 
-        until = time.monotonic() + left(CLOSED_SECONDS) - 2 * CLOSED_LOOK_SECONDS
-        while True:
-            try:
-                return await self.call(operation, run)
-            except Closed:
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(CLOSED_LOOK_SECONDS)
+        until, waits = time.monotonic() + left(CLOSED_SECONDS) - 2 * CLOSED_LOOK_SECONDS, False
+        try:
+            while True:
+                try:
+                    return await self.call(operation, run)
+                except Closed:
+                    if time.monotonic() > until or (self._closed >= MOST_CLOSED and not waits):
+                        raise
+                    self._closed += not waits
+                    waits = True
+                    await asyncio.sleep(CLOSED_LOOK_SECONDS)
+        finally:
+            self._closed -= waits
 
     async def create(
         self, tenant: str, name: str, dimension: int, metric: str, description: str, revision: str = ""
@@ -293,7 +299,7 @@ class Store:
             failure = None
             there = generations.holding(client, base)
             if there is None:
-                generations.drop_drafts(client, base)
+                generations.clear(client, base)
                 try:
                     generations.make(client, base, dimension, properties)
                 except MilvusException as refused:
@@ -320,8 +326,10 @@ class Store:
 
     async def shape(self, tenant: str, name: str, *, anew: bool = False) -> Shape:
         """What a collection's vectors are. What is known may be old: another replica may have replaced the collection."""
-        known = None if anew else self._shapes.get(self.physical(tenant, name))
-        return known[0] if known else await self._within("describe", tenant, name, lambda _, shape: shape, age=0)
+        known = self._shapes.get(self.physical(tenant, name))
+        if known and not anew and known.asked > time.monotonic() - KNOWN_SECONDS:
+            return known
+        return await self._within("describe", tenant, name, lambda _, shape: shape, age=0)
 
     async def names(self, tenant: str) -> list[str]:
         """Of all collections, and perhaps of one that was deleted while its vectors were replaced."""
@@ -354,12 +362,16 @@ class Store:
         def work(client: MilvusClient, shape: Shape) -> str:
             if revision and not shape.revision and self._bind(client, shape, revision):
                 raise _Again
-            client.upsert(shape.physical, rows, timeout=left(CALL_TIMEOUT_SECONDS))
+            client.upsert(shape.physical, rows, timeout=_of_a_change(shape))
             return shape.physical
 
         self.changed(await self._within("upsert", tenant, name, work, check=check, changes=True))
         self.metrics.upserted.inc(len(rows))
         return len(rows)
+
+    def forget(self, base: str) -> None:
+        """What is known of a collection, by its first generation's name."""
+        self._shapes.pop(base, None)
 
     def changed(self, physical: str) -> None:
         """``seal`` has to look after it."""
@@ -367,13 +379,13 @@ class Store:
             self._dirty[physical] = time.monotonic()
 
     def _bind(self, client: MilvusClient, shape: Shape, revision: str) -> bool:
-        """Whether the collection, an empty one, now belongs to the model of its first vectors, or of another's that came at
-        the same time."""
-        if shape.physical in self._unbound:
+        """Whether to look again: the collection, an empty one, now belongs to the model of its first vectors, or of another's
+        that came at the same time; or it is none for this."""
+        if self._unbound.get(shape.physical, 0.0) > time.monotonic():
             return False
         if generations.count(client, shape.physical):
-            self._unbound.add(shape.physical)
-            return False
+            self._unbound[shape.physical] = time.monotonic() + UNBOUND_SECONDS
+            return True
         generations.mark(client, shape.physical, {generations.REVISION: revision})
         return True
 
@@ -452,7 +464,7 @@ class Store:
             return [list(hits) for hits in found]
 
         return await self._within(
-            "search", tenant, name, work, check=check, age=KNOWN_SECONDS if revision else math.inf
+            "search", tenant, name, work, check=check, age=JUST_KNOWN_SECONDS if revision else KNOWN_SECONDS
         )
 
     @staticmethod
@@ -479,6 +491,11 @@ def _away(failure: MilvusException) -> bool:
     return isinstance(failure.code, grpc.StatusCode) or failure.code in (CONNECT_FAILED, NOT_LOADED)
 
 
+def _of_a_change(shape: Shape) -> float:
+    """Its timeout: what it goes by may be that old at its end. pymilvus may use it twice, as it tries again."""
+    return left(shape.asked + CALL_TIMEOUT_SECONDS - time.monotonic())
+
+
 def check_revision(shape: Shape, name: str, revision: str) -> None:
     if revision and shape.revision and revision != shape.revision:
         raise FailedPrecondition(
@@ -497,7 +514,7 @@ def _check_length(shape: Shape, field: str, vector: Sequence[float]) -> None:
 
 
 def _delete(ids: Sequence[str], client: MilvusClient, shape: Shape) -> None:
-    client.delete(shape.physical, filter=among(ids), timeout=left(CALL_TIMEOUT_SECONDS))
+    client.delete(shape.physical, filter=among(ids), timeout=_of_a_change(shape))
 
 
 def query(client: MilvusClient, physical: str, expression: str, fields: list[str], **more: Any) -> list[dict[str, Any]]:

@@ -316,10 +316,11 @@ def test_a_collection_of_another_model_is_refused_until_it_is_reindexed(
     (result,) = ingest(client, collection, {"id": "observatory.md", "text": HANDBOOK + NOTES})
     assert result.failed.reason == "MODEL_REVISION_MISMATCH"
 
-    if revision == "elder@1":  # of itself it would ask for that model
-        with pytest.raises(NotFound) as gone:
-            list(client.rag.Reindex({"collection": collection}))
-        assert (gone.value.reason, gone.value.metadata["field"]) == ("MODEL_NOT_FOUND", "model")
+    if revision == "embedder@before":  # what follows is the same
+        return
+    with pytest.raises(NotFound) as gone:  # of itself it would ask for that model
+        list(client.rag.Reindex({"collection": collection}))
+    assert (gone.value.reason, gone.value.metadata["field"]) == ("MODEL_NOT_FOUND", "model")
     *progress, last = client.rag.Reindex({"collection": collection, "model": "embedder"})
     assert [e.progress.entities_done for e in progress][-1] == progress[-1].progress.entities_total
     count = last.result.entity_count

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from genmesh import Client
-from genmesh.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from genmesh.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from genmesh.v1 import vector_search_pb2 as pb
 from prometheus_client import CollectorRegistry
 
@@ -21,7 +21,7 @@ from services.runtime import deadline
 from services.runtime.errors import GenmeshError
 from services.runtime.metrics import VectorSearch
 from services.vector_search import replacement
-from services.vector_search.generations import CLOSED, DRAFT, following, mark
+from services.vector_search.generations import CLOSED, DRAFT, REPLACED, generations, mark
 from services.vector_search.replacement import Replacement
 from services.vector_search.store import Store
 from tests.integration.test_vector_search import pages
@@ -279,15 +279,74 @@ async def test_who_dies_in_the_end_holds_changes_up_for_a_while_only(
         gone = pool.submit(client.vector_search.Delete, {"collection": bound, "ids": ["e001"]})
         await asyncio.sleep(1)
         assert not gone.done()
-        physical = Store.physical("alpha", bound)
-        for name, key, past in ((physical, CLOSED, "1"), (following(physical), DRAFT, "dead 1")):  # its marks end
+        old, draft = await store.call("list", lambda c: generations(c, Store.physical("alpha", bound)))
+        for name, key, past in ((old, CLOSED, "1"), (draft, DRAFT, "dead 1")):  # its marks end
             await store.call("alter", lambda c, n=name, k=key, p=past: mark(c, n, {k: p}))
         assert (await asyncio.wrap_future(gone)).deleted_count == 1
-    caller = Caller(client, bound)
-    assert [batch async for batch in _async(caller.batches())] == []
-    assert caller.done == pb.ReplaceVectorsDone(replaced_count=0, entity_count=199)
+    assert await replaced(store, bound, NEW) == 0
+    info = client.vector_search.GetCollection({"collection": bound}).collection
+    assert (info.model_revision, info.entity_count) == (NEW, 199)
+    assert client.vector_search.Delete({"collection": bound, "ids": ["e002"]}).deleted_count == 1
 
 
-async def _async(batches: Iterator[Any]) -> AsyncIterator[Any]:
-    while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-        yield batch
+@pytest.mark.parametrize("undrafted", [False, True])
+async def test_a_turn_that_is_interrupted_is_a_turn(
+    store: Store, client: Client, bound: str, monkeypatch: pytest.MonkeyPatch, undrafted: bool
+) -> None:
+    monkeypatch.setattr(replacement, "SETTLE_SECONDS", 0.0)
+    base = Store.physical("alpha", bound)
+    assert search(client, bound, [1, 7], OLD)[0] == "e007"
+    dead = Replacement(store, "alpha", bound, NEW, 3)
+    assert await dead.begin()
+    async for batch in dead.missing():
+        await dead.put(batch, [[row["metadata"]["n"]] * 3 for row in batch])
+    old, new = await store.call("list", lambda c: generations(c, base))
+    await store.call("alter", lambda c: mark(c, old, {REPLACED: 1}))
+    if undrafted:
+        await store.call("alter", lambda c: mark(c, new, {DRAFT: None}))
+    # It is dead before the old vectors are dropped.
+    assert search(client, bound, [7, 7, 7], NEW)[0] == "e007"
+    refused(lambda: search(client, bound, [1, 7], OLD))
+    rows_of_new = [row | {"vector": [8, 8, 8]} for row in rows(8, text="new")]
+    upsert = {"collection": bound, "entities": rows_of_new, "model_revision": NEW}
+    await asyncio.to_thread(client.vector_search.Upsert, upsert)
+    with pytest.raises(AlreadyExists):
+        client.vector_search.CreateCollection({"collection": {"name": bound, "dimension": 2}})
+    found = [c for c in client.vector_search.ListCollections({"page_size": 1000}).collections if c.name == bound]
+    assert [(c.model_revision, c.entity_count) for c in found] == [(NEW, 200)]
+    if undrafted:
+        assert await replaced(store, bound, "third@3") == 200
+        assert len(await store.call("list", lambda c: generations(c, base))) == 1
+        assert search(client, bound, [7, 7, 7], "third@3")[0] == "e007"
+        assert client.vector_search.Get({"collection": bound, "ids": ["e008"]}).entities[0].text == "new 8"
+    client.vector_search.DeleteCollection({"collection": bound})
+    assert await store.call("list", lambda c: generations(c, base)) == []
+    client.vector_search.CreateCollection({"collection": {"name": bound, "dimension": 2}})
+    assert pages(client, bound, 10) == []
+
+
+async def test_a_turn_that_is_interrupted_is_ended_by_the_next(
+    store: Store, client: Client, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replacement, "SETTLE_SECONDS", 0.0)
+    base = Store.physical("alpha", bound)
+    dead = Replacement(store, "alpha", bound, NEW, 3)
+    assert await dead.begin()
+    async for batch in dead.missing():
+        await dead.put(batch, [[1.0, 2.0, 3.0]] * len(batch))
+    old, _ = await store.call("list", lambda c: generations(c, base))
+    await store.call("alter", lambda c: mark(c, old, {REPLACED: 1}))
+    assert await replaced(store, bound, NEW) == 0
+    assert len(await store.call("list", lambda c: generations(c, base))) == 1
+    assert len(pages(client, bound, 1000)) == 200
+
+
+async def replaced(store: Store, collection: str, revision: str) -> int:
+    """Replace all vectors by (n, n, n); how many that took."""
+    work = Replacement(store, "alpha", collection, revision, 3)
+    if await work.begin():
+        async for batch in work.missing():
+            await work.put(batch, [[row["metadata"]["n"]] * 3 for row in batch])
+        await work.end()
+    await work.leave()
+    return work.taken

@@ -51,12 +51,14 @@ def test_names_of_one_tenant_never_collide(found: list[str]) -> None:
     assert len({Store.physical("acme", name) for name in found}) == len(found)
 
 
-@given(tenants, names, st.integers(0, 12))
-def test_a_generation_is_told_from_a_name(tenant: str, name: str, number: int) -> None:
+@given(tenants, names, st.integers(1, 5))
+def test_a_generation_is_told_from_a_name(tenant: str, name: str, count: int) -> None:
     base = physical = Store.physical(tenant, name)
-    for _ in range(number):
-        physical = following(physical)
-    assert (first_of(physical), number_of(physical), Store.logical(tenant, physical)) == (base, number, name)
+    for _ in range(count):
+        before, physical = physical, following(physical)
+        assert number_of(physical) > number_of(before)
+    assert (first_of(physical), Store.logical(tenant, physical)) == (base, name)
+    assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", physical)
 
 
 @pytest.mark.parametrize("name", ["g1", "x-g1", "x_g1", "x__g1", "0", "r1"])
@@ -114,7 +116,7 @@ class FaultyMilvus:
 async def store() -> AsyncIterator[Store]:
     found = Store("http://127.0.0.1:1", "", VectorSearch("vector_search", CollectorRegistry()), 1.0)
     docs = Store.physical("acme", "docs")
-    found._shapes[docs] = Shape(docs, 2, "COSINE"), math.inf  # known, and never old
+    found._shapes[docs] = Shape(docs, 2, "COSINE", asked=math.inf)  # known, and never old
     yield found
     await found.close()
 
