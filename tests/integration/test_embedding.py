@@ -83,7 +83,9 @@ def test_what_nobody_waits_for_is_not_kept(client: Client) -> None:
     again = client.embedding.Embed({"inputs": texts})
     assert (again.cache.status, again.cache.misses) == (common_pb2.CACHE_STATUS_MISS, 130)
     for one, other in zip(bulk.results, again.results, strict=False):
-        assert list(other.embedding.values) == pytest.approx(list(one.embedding.values), abs=1e-4)
+        assert (
+            cosine(list(other.embedding.values), list(one.embedding.values)) > 0.99
+        )  # 8 bits differ by what a batch holds
 
 
 def test_a_stream_answers_in_order(client: Client) -> None:
