@@ -1,7 +1,8 @@
 """python -m loadtest.fairness: how long small calls take beside another client's largest ones.
 
 One client sends the largest request that a method allows, the next as soon as the last is answered, or refused; another
-sends small ones to the same service at an even rate all the while. A call is timed from when it was due. Starts a cluster of its own.
+sends small ones to the same service at an even rate all the while. A call is timed from when it was due. Starts a cluster of
+its own.
 """
 
 from __future__ import annotations

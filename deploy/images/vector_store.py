@@ -53,7 +53,7 @@ Bounds = dict[str, str]  # of ids, by comparator
 THREADS = 64  # a search must find one while changes wait for each other
 LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
 GRACE_SECONDS = 5
-EXACT_ROWS = 10_000
+EXACT_ROWS = 10_000  # of up to so many rows a search looks at each, rather than walk through the graph
 MOST_LOOKED_AT = 10_000  # rows of a page with a filter, one by one
 # How the methods of Milvus' API begin that change nothing.
 READS = ("Check", "Connect", "Describe", "Get", "Has", "HybridSearch", "List", "Query", "Search", "Show")
