@@ -37,7 +37,7 @@ from services.runtime.errors import (
     invalid,
 )
 from services.runtime.metrics import VectorSearch
-from services.vector_search import generations
+from services.vector_search import generations, leaving
 from services.vector_search.filters import literal
 from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CONNECT_FAILED, NOT_FOUND, NOT_LOADED, Shape
 
@@ -155,16 +155,22 @@ class Store:
         finally:
             self._probing = None
 
-    async def _thread(self, work: Callable[[MilvusClient], T], client: MilvusClient) -> T:
-        """One call to Milvus, with the deadline of the call at hand; one that has not begun when its caller leaves never
-        does."""
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work, client)
+    async def _thread(self, operation: str, work: Callable[[MilvusClient], T], client: MilvusClient) -> T:
+        """Calls to Milvus, with the deadline of the call at hand. What may be asked twice ends when its caller leaves;
+        what has not begun by then never does."""
+        context, caller = contextvars.copy_context(), leaving.Caller()
+        if operation in REPEATABLE:
+            context.run(leaving.caller.set, caller)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work, client)
+        except asyncio.CancelledError:
+            caller.leaves()
+            raise
 
     async def _ask(self, operation: str, work: Callable[[MilvusClient], T]) -> T:
         begun = time.monotonic()
         try:
-            return await self._thread(work, await self._connected())
+            return await self._thread(operation, work, await self._connected())
         except MilvusException as failure:
             if failure.code == NOT_FOUND:
                 raise _no_collection() from None
