@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,17 +70,30 @@ class Shelf:
     def put(self, key: str, source: Path) -> None:
         """Keep a copy of a folder, in place of what is there under that key."""
         with self.locked():
-            self._delete(key)
-            with tempfile.TemporaryDirectory(dir=self.folder) as made:
-                shutil.copytree(source, Path(made) / key)
-                text = listed(Path(made) / key)
-                (Path(made) / key).rename(self.folder / key)
-            sums = self.folder / f".{key}.new"
-            sums.write_text(text)
-            sums.replace(self.folder / f"{key}.sha256")
-            for other in self.folder.glob("*.sha256"):
-                if time.time() - other.stat().st_mtime > UNUSED_SECONDS:
-                    self._delete(other.stem)
+            self._make(key, lambda target: shutil.copytree(source, target))
+
+    def made(self, key: str, make: Callable[[Path], object]) -> Path:
+        """The folder of an entry, to be read only; ``make`` is given where to make it if there is no whole one."""
+        with self.locked():
+            entry, sums = self.folder / key, self.folder / f"{key}.sha256"
+            if sums.is_file() and listed(entry) == sums.read_text():
+                sums.touch()
+            else:
+                self._make(key, make)
+            return entry
+
+    def _make(self, key: str, make: Callable[[Path], object]) -> None:
+        self._delete(key)
+        with tempfile.TemporaryDirectory(dir=self.folder) as made:
+            make(Path(made) / key)
+            text = listed(Path(made) / key)
+            (Path(made) / key).rename(self.folder / key)
+        sums = self.folder / f".{key}.new"
+        sums.write_text(text)
+        sums.replace(self.folder / f"{key}.sha256")
+        for other in self.folder.glob("*.sha256"):
+            if time.time() - other.stat().st_mtime > UNUSED_SECONDS:
+                self._delete(other.stem)
 
     def _delete(self, key: str) -> None:
         (self.folder / f"{key}.sha256").unlink(missing_ok=True)

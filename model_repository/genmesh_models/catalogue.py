@@ -181,9 +181,9 @@ def entry_of(name: str, facts: Any, profile: str, where: str) -> Entry:
 
 
 def given(source: str) -> str:
-    """A source that someone typed: a folder is meant from where they are."""
-    folder = not source.startswith(("package:", "hub:")) and source and Path(source).is_dir()
-    return str(Path(source).resolve()) if folder else source
+    """A source that someone typed: a folder or file is meant from where they are."""
+    there = not source.startswith(("package:", "hub:")) and source and Path(source).exists()
+    return str(Path(source).resolve()) if there else source
 
 
 class Once(yaml.SafeLoader):
@@ -221,10 +221,10 @@ def read(path: Path, profile: str = "cpu") -> dict[str, Entry]:
 
 
 def located(facts: Any, folder: Path) -> Any:
-    """An entry whose source is a folder beside its catalogue, where that is not the repository's own."""
+    """An entry whose source is a folder or file beside its catalogue, where that is not the repository's own."""
     if isinstance(facts, dict) and isinstance(facts.get("source"), str) and folder.resolve() != REPOSITORY:
         beside = folder / facts["source"]
-        if not facts["source"].startswith(("package:", "hub:")) and beside.is_dir():
+        if not facts["source"].startswith(("package:", "hub:")) and beside.exists():
             return facts | {"source": str(beside.resolve())}
     return facts
 

@@ -107,6 +107,7 @@ def size(folder: Path) -> int:
     return total
 
 
+GGUF = ".gguf"
 # What repositories hold of the same weights in another form, or what is not served.
 TWICE = ["consolidated*", "*.fp16.safetensors", "*non_ema*", "safety_checker/*", "onnx/*", "openvino/*"]
 
@@ -159,21 +160,51 @@ def from_hub(source: str, variable: str, say: Callable[[str], None]) -> Path:
         raise BuildError(f"the hub does not give {model}: {str(failure).splitlines()[0]}") from None
 
 
-def folder_of(entry: Entry, say: Callable[[str], None] = lambda text: None) -> Path:
-    """The folder with an entry's full-precision weights; ``say`` hears of a download."""
+def path_of(entry: Entry, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The folder or GGUF file that an entry's source names; ``say`` hears of a download."""
     source = entry.source
     try:
         if source.startswith("package:"):
-            folder = package_folder(source)
+            path = package_folder(source)
         elif source.startswith("hub:"):
-            folder = from_hub(source, source_variable(entry.name), say)
+            path = from_hub(source, source_variable(entry.name), say)
         else:
-            folder = (REPOSITORY / source).resolve()
+            path = (REPOSITORY / source).resolve()
     except BuildError as failure:
         raise BuildError(f"{entry.name}: {failure}") from None
-    if not folder.is_dir():
-        raise BuildError(f"{entry.name}: there is no folder {folder}")
-    return folder
+    if path.suffix == GGUF and not path.is_file():
+        raise BuildError(f"{entry.name}: there is no file {path}")
+    if path.suffix != GGUF and not path.is_dir():
+        raise BuildError(f"{entry.name}: there is no folder {path}")
+    return path
+
+
+def folder_of(entry: Entry, say: Callable[[str], None] = lambda text: None) -> Path:
+    """The folder with an entry's full-precision weights; ``say`` hears of what takes long."""
+    path = path_of(entry, say)
+    return from_gguf(entry, path, say) if path.suffix == GGUF else path
+
+
+def from_gguf(entry: Entry, path: Path, say: Callable[[str], None]) -> Path:
+    """The folder that a GGUF file was written out to, in the cache."""
+    from genmesh_models import gguf_file
+    from genmesh_models.cache import Shelf
+
+    if entry.task != "generate":
+        raise BuildError(f"{entry.name}: GGUF files are read for generators; this one's task is {entry.task}")
+    key = hashlib.sha256((sha256(path) + sha256(Path(gguf_file.__file__))).encode()).hexdigest()
+
+    def make(folder: Path) -> None:
+        say(f"reads {path.name}")
+        folder.mkdir()
+        gguf_file.unpack(path, folder)
+
+    try:
+        return Shelf("checkpoints", path.stem).made(key, make)
+    except BuildError as failure:
+        raise BuildError(f"{entry.name}: {failure}") from None
+    except OSError as failure:
+        raise BuildError(f"{entry.name}: {path.name} cannot be written out: {failure}") from None
 
 
 def tokenizer_of(name: str, folder: Path) -> Any:
@@ -196,6 +227,8 @@ def check(entry: Entry, folder: Path) -> None:
     """BuildError where a file's checksum is not the catalogue's; nothing to check for an overridden source."""
     if entry.overridden:
         return
+    if entry.source.endswith(GGUF):
+        folder = path_of(entry).parent
     for name, expected in entry.sha256.items():
         if not (folder / name).is_file():
             raise BuildError(f"{entry.name}: {folder / name} is missing")

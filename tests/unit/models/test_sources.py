@@ -6,7 +6,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from genmesh_models import build, catalogue, sources
+from genmesh_models import build, catalogue, gguf_file, sources
 from genmesh_models.errors import BuildError, sentence
 
 Usage = namedtuple("Usage", "total used free")
@@ -43,6 +43,39 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for package in ("no_such_package", "no.such", ""):
         with pytest.raises(BuildError, match=f"mine: the Python package '{package}' is not installed"):
             sources.folder_of(entry(f"package:{package}/model"))
+
+
+def test_a_gguf_file_is_written_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checksum is the catalogue's; a folder that was damaged, or is of another file, is made anew."""
+    monkeypatch.setenv("GENMESH_CACHE", str(tmp_path / "cache"))
+    read: list[bytes] = []
+
+    def unpack(path: Path, into: Path) -> None:
+        read.append(path.read_bytes())
+        (into / "model.safetensors").write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(gguf_file, "unpack", unpack)
+    file = tmp_path / "small.Q4_1.gguf"
+    file.write_bytes(b"one")
+    mine = entry(file, task="generate", sha256={file.name: sources.sha256(file)})
+    folder = sources.folder_of(mine)
+    assert (folder / "model.safetensors").read_bytes() == b"one"
+    sources.check(mine, folder)
+    assert (sources.folder_of(mine), read) == (folder, [b"one"])
+    (folder / "model.safetensors").write_bytes(b"on")
+    assert (sources.folder_of(mine), read) == (folder, [b"one"] * 2)
+    file.write_bytes(b"two")
+    assert (sources.folder_of(mine) / "model.safetensors").read_bytes() == b"two"
+    with pytest.raises(BuildError, match=r"mine: .*small\.Q4_1\.gguf has SHA-256 .*, not the catalogue's"):
+        sources.check(mine, folder)
+
+
+def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"mine: there is no file .*/none\.gguf"):
+        sources.folder_of(entry(tmp_path / "none.gguf", task="generate"))
+    (tmp_path / "some.gguf").touch()
+    with pytest.raises(BuildError, match="mine: GGUF files are read for generators; this one's task is embed"):
+        sources.folder_of(entry(tmp_path / "some.gguf"))
 
 
 def test_names_that_the_hub_cannot_have() -> None:
