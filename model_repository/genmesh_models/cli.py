@@ -408,6 +408,15 @@ def finetune(
         int | None, typer.Option(min=1, help="As many as make 100 steps where unset, at least 3.")
     ] = None,
     rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1 ...")] = "cpu",
+    held_out: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.5, help="Share of the chats that only measures; a tenth of 50 or more where unset."),
+    ] = None,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Looks at the held-out chats that may be no better before training ends.")
+    ] = 4,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step, padding included.")] = 1024,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
     """Train a LoRA adapter on chats; it can be served at once, without a restart."""
@@ -420,6 +429,7 @@ def finetune(
         task = bar.add_task(name, total=None, loss="")
         result = work.finetune(
             entry, name, data, into, quantized=quantized, rank=rank, epochs=epochs, rate=rate, seed=seed,
+            device=device, held_out=held_out, patience=patience, batch_tokens=batch_tokens,
             say=lambda text: console.print(text, markup=False),
             show=lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=f"{loss:.4f}"),
         )  # fmt: skip

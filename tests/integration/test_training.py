@@ -1,0 +1,35 @@
+"""What adapters learn from: the answer's tokens, with their end and nothing after it; ``run_training.py`` computes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import TRITON_PYTHON
+
+CHECKPOINTS = Path(__file__).parents[1] / "e2e" / "make_checkpoints.py"
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    script = Path(__file__).with_name("run_training.py")
+    for command in ([CHECKPOINTS, folder, "llama"], [script, folder / "llama"]):
+        done = subprocess.run([TRITON_PYTHON, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_batch_loses_what_its_chats_lose_alone(computed: dict[str, Any]) -> None:
+    assert computed["batch"] == pytest.approx(computed["alone"], rel=1e-4)
+    assert computed["tokens"] == 10 + 15 + 32 + 1  # a first token is foretold by nothing
+
+
+def test_an_answer_ends_once(computed: dict[str, Any]) -> None:
+    """ChatML goes on with a line feed after the end, which is not learned; where a template has no end, one is."""
+    assert computed["learned"] == {"chatml": "a lazy dog</s>", "own": "a lazy dog</s>", "none": " a lazy dog\n</s>"}
