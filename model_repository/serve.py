@@ -11,13 +11,17 @@ Each model runs in a process of its own, a "stub", and this process watches them
   ended, and then this process with an error; whoever started it (supervisord, Kubernetes) starts both anew.
 - Triton gives up a stub that gives no heartbeat for a second while it loads, as on a busy machine, and then waits for ever
   for its exit. So such a stub is killed: Triton says that the model did not load, and whoever asked may ask again.
+- Stubs do not learn that Triton was killed. They are killed when it has ended, or by the next start. If this process is
+  killed, the kernel tells Triton to end.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -116,11 +120,48 @@ class Watch:
                     os.kill(child, signal.SIGKILL)
 
 
+def leftovers(stub: Path) -> list[int]:
+    """The processes of a stub whose Triton is no more."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):
+            if (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace") != str(stub):
+                continue
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if not Path(f"/proc/{parent}/comm").read_text().startswith("tritonserver"):
+                found.append(int(folder.name))
+    return found
+
+
+def clear(stub: Path) -> None:
+    """Kill the processes that a killed Triton left behind."""
+    for process in leftovers(stub):
+        tell("A model's process that a killed Triton left behind is killed.")
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def until_free(host: str, port: int, seconds: float) -> None:
+    """Wait until nobody listens on a port any more: the Triton of a start before this one may be on its way out."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)):
+                return
+        time.sleep(0.2)
+
+
+def ends_with_parent() -> None:
+    """Have the kernel end this process, in its own time, when the one that started it ends (Linux)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def serve(command: list[str], environment: dict[str, str]) -> int:
+def serve(command: list[str], environment: dict[str, str], stub: Path) -> int:
     """Run Triton until it ends, or one of its models does; the exit status."""
     stopping, triton = False, None
 
@@ -133,7 +174,8 @@ def serve(command: list[str], environment: dict[str, str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     for _ in range(STARTS):
-        triton = subprocess.Popen(command, env=environment)
+        clear(stub)
+        triton = subprocess.Popen(command, env=environment, preexec_fn=ends_with_parent)
         watch, model = Watch(triton.pid), None
         while model is None and triton.poll() is None:
             with suppress(subprocess.TimeoutExpired):
@@ -146,6 +188,7 @@ def serve(command: list[str], environment: dict[str, str]) -> int:
         if status == 0 or stopping or not watch.given_up:
             break
         tell("Triton ended because a model's process was given up; it is started again.")
+    clear(stub)
     return status if status >= 0 else 128 - status
 
 
@@ -158,7 +201,7 @@ def end(triton: subprocess.Popen[bytes], watch: Watch, model: str) -> None:
     except subprocess.TimeoutExpired:
         triton.kill()
         triton.wait()
-    for stub in watch.stubs:  # they do not learn that Triton was killed
+    for stub in watch.stubs:
         with suppress(ProcessLookupError):
             os.kill(stub, signal.SIGKILL)
 
@@ -220,7 +263,8 @@ def main() -> None:
                     "opentelemetry,resource=service.name=genmesh-triton", "level=TIMESTAMPS", "rate=1"]  # fmt: skip
     command += [f"--trace-config={setting}" for setting in settings]
     os.chdir(models)  # relative paths inside models are meant from here
-    sys.exit(serve(command, environment))
+    until_free(args.host, args.grpc_port, args.exit_timeout_secs + LEAVE_SECONDS)
+    sys.exit(serve(command, environment, cache / "backends" / "python" / STUB))
 
 
 if __name__ == "__main__":

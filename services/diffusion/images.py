@@ -76,8 +76,10 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
 
 
 def overlong(text: str, card: Card) -> bool:
-    """Whether a text has more tokens than one of the model's text encoders reads."""
-    return any(len(tokenizer.encode(text)) > window for tokenizer, window in card.text_encoders)
+    """Whether a text has more tokens than one of the model's text encoders reads, or characters that its vocabulary lacks
+    (in CLIP's tokenizers those are end tokens)."""
+    encoded = ((tokenizer.encode(text).ids, window) for tokenizer, window in card.text_encoders)
+    return any(len(ids) > window or ids[:-1].count(ids[-1]) for ids, window in encoded)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from services.runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
+    max_message_bytes: int = Field(24 * 2**20, ge=1024, description="Largest request message; services may take less.")
     api_keys_file: Path = Field(description="YAML: a list of {tenant, sha256} of the keys that are let in.")
     status_port: int = Field(0, ge=0, le=65535, description="Port of the status page (HTTP); none where 0.")
     tls_certificate_file: Path | None = Field(

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,9 +17,8 @@ from markdown_it.token import Token
 
 # Blocks within blocks; a list's item is two. What is nested deeper is read as plain text.
 MOST_NESTING = 100
-FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.{1,16384}?)\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-# An anchor or alias, by which a few lines of YAML become gigabytes.
-ALIAS = re.compile(r"(?:^|[\s\[,])[&*]\w", re.MULTILINE)
+FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.{1,65536}?)\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 TAG = re.compile(r"</?([A-Za-z][A-Za-z0-9-]*)\s*([^>]*)>", re.DOTALL)
 # HTML's elements that separate what stands on both sides, and those that do not. What else is in angle brackets is no
 # markup: `<question>` says what to put there.
@@ -33,7 +31,7 @@ WITHIN = frozenset([
 ALONE = frozenset(("br", "hr", "wbr", "img"))  # need no end, and are no placeholders without attributes
 # A heading travels with each passage under it; and a run of characters that no language has is a key, an image or code
 # for machines.
-LONGEST_HEADING, OVERLONG = 200, re.compile(r"([!-~]{100})[!-~]{100,}")
+LONGEST_HEADING, OVERLONG = 200, re.compile(r"([!-~]{100})[!-~]{101,}")
 
 
 @dataclass(frozen=True)
@@ -212,31 +210,47 @@ def sections(text: str, *, markdown: bool, table_characters: int = 400) -> list[
 def front_matter(text: str) -> tuple[dict[str, Any], str]:
     """What a document's YAML head says, as JSON has it, and the text after it. One that is no mapping is text."""
     found = FRONT_MATTER.match(text)
-    if found is None or ALIAS.search(found[1]):
+    if found is None:
         return {}, text
     try:
-        said = yaml.safe_load(found[1])
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(found[1], yaml.BaseLoader)):
+            return {}, text
+        said = _value(yaml.compose(found[1], yaml.BaseLoader))
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}, text
     if not isinstance(said, dict):
         return {}, text
-    kept = {str(name): _json(value) for name, value in said.items() if not str(name).startswith("_")}
-    return {name: value for name, value in kept.items() if value is not None}, text[found.end() :]
+    return {name: value for name, value in said.items() if not name.startswith("_") and value is not None}, text[
+        found.end() :
+    ]
 
 
-def _json(value: Any) -> Any:
-    """A value of YAML as JSON has it; None for what it has not."""
-    if isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, list):
-        return [kept for one in value if (kept := _json(one)) is not None]
-    if isinstance(value, dict):
-        return {str(name): kept for name, one in value.items() if (kept := _json(one)) is not None}
-    return None
+def _value(node: yaml.Node | None) -> Any:
+    """A node as JSON has it, by YAML 1.2's core schema: what looks like a date, or "no", is text. ValueError for what JSON
+    has not."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(one) for one in node.value]
+    if isinstance(node, yaml.MappingNode):
+        if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+            raise ValueError
+        return {_text(key.value): _value(value) for key, value in node.value}
+    if not isinstance(node, yaml.ScalarNode):
+        return None
+    text = _text(node.value)
+    if node.style is not None:
+        return text
+    if text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if (word := text.lower()) in ("true", "false") and text in (word, word.upper(), word.capitalize()):
+        return word == "true"
+    if NUMBER.fullmatch(text) and math.isfinite(number := float(text)):
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return text
+
+
+def _text(text: str) -> str:
+    text.encode()  # a half of a surrogate pair is no text: UnicodeEncodeError, a ValueError
+    return text
 
 
 def read(document: pb.Document, table_characters: int) -> tuple[dict[str, Any], list[Section]]:

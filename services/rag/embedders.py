@@ -19,6 +19,7 @@ from services.runtime.errors import Aborted, FailedPrecondition, GenmeshError, I
 
 DEFAULT_MODEL = "embedder"
 MOST_COLLECTIONS = 10_000
+VECTORS = ("vectors[0].values", "entities[0].vector")  # fields of requests to vector search
 
 
 def embedded_text(title: str, headings: Sequence[str], text: str) -> str:
@@ -65,6 +66,21 @@ class Embedders:
             return False
         self.learn(collection, name_of(theirs))
         return True
+
+
+@contextlib.contextmanager
+def fitting(collection: str) -> Iterator[None]:
+    """Around calls that give vectors of the embedding model to a collection: VECTOR_LENGTH_MISMATCH where it is for others."""
+    try:
+        yield
+    except GenmeshError as failure:
+        if failure.reason != "INVALID_FIELD" or not any(v.field in VECTORS for v in failure.violations):
+            raise
+        raise FailedPrecondition(
+            f"collection: {collection!r} is for vectors of another length than the embedding model makes",
+            reason="VECTOR_LENGTH_MISMATCH",
+            metadata={"field": "collection"},
+        ) from None
 
 
 async def embed(upstream: Upstream, model: str, texts: Sequence[str], context: Any) -> embedding_pb2.EmbedResponse:

@@ -101,6 +101,9 @@ def ground(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Gr
     if not fitting:
         return None
     chosen = max(fitting, key=lambda s: (s.number in cited, s.relevance))
+    # The model read the source's own numbers in brackets as others (``prompt.py``).
+    for numbers in {found[1] for found in BRACKETED.finditer(chosen.sentence)}:
+        sentence = sentence.replace(f"({numbers})", f"[{numbers}]")
     return Grounded(f"{escaped(sentence)} [{chosen.number}]", chosen, True)
 
 

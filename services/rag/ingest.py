@@ -10,20 +10,23 @@ from typing import Any
 
 from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
-from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 
 from services.rag.documents import Section, read, title_of
-from services.rag.embedders import Embedders, embed, embedded_text
+from services.rag.embedders import Embedders, embed, embedded_text, fitting
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
 from services.runtime import identity
 from services.runtime.channels import onward
-from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, NotFound, calling
+from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, NotFound, calling, renamed
 from services.runtime.metrics import Rag
+from services.runtime.validation import metadata_fault
 from services.runtime.work import aside
 
 log = logging.getLogger(__name__)
 MOST_CHARACTERS, MOST_TITLE_CHARACTERS = 5_000_000, 1000
+# As UTF-8; and of metadata as JSON, to which title and headings come.
+MOST_BYTES, MOST_METADATA_BYTES = 16 * 2**20, 56 * 2**10
 CHUNK_CHARACTERS = 1_000_000
 BATCH = 64
 UNDO_SECONDS = 10  # of one call
@@ -48,6 +51,12 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
             "DOCUMENT_TOO_LONG",
             f"document.text has {len(document.text)} characters; at most {MOST_CHARACTERS} are allowed",
         )
+    if (size := len(document.text.encode())) > MOST_BYTES:
+        return "DOCUMENT_TOO_LONG", f"document.text has {size} bytes; at most {MOST_BYTES} are allowed"
+    if document.format not in pb.DocumentFormat.values():
+        return "FORMAT_UNKNOWN", f"document.format is {document.format}, which is none of DocumentFormat"
+    if fault := metadata_fault(document.metadata, MOST_METADATA_BYTES):
+        return "METADATA_INVALID", f"document.metadata {fault}"
     if reserved := sorted(name for name in document.metadata.fields if name.startswith("_")):
         return (
             "METADATA_RESERVED",
@@ -76,12 +85,14 @@ class Ingester:
         fault = document_fault(document)
         try:
             if fault is None:
-                async for event in self._stored(document, collection, context):
-                    yield event
+                with renamed({"collection.name": "collection"}), fitting(collection):
+                    async for event in self._stored(document, collection, context):
+                        yield event
                 self.metrics.documents.labels("ingested").inc()
                 return
         except GenmeshError as failure:
-            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED"):
+            fields = {violation.field for violation in failure.violations}
+            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED") or fields & {"collection"}:
                 raise  # the next documents would fail too
             fault = failure.reason, failure.message
         self.metrics.documents.labels("failed").inc()
@@ -125,8 +136,15 @@ class Ingester:
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         begun = time.time()
         said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.passage_tokens)
-        title = title_of(document, parts, str(said.pop("title", "")))
-        metadata = said | json_format.MessageToDict(document.metadata)
+        head = said.pop("title") if isinstance(said.get("title"), int | float | str) else ""
+        title = title_of(document, parts, str(head))
+        metadata = Struct()
+        metadata.update(said)
+        metadata.MergeFrom(document.metadata)
+        if fault := metadata_fault(metadata, MOST_METADATA_BYTES):
+            yield pb.IngestResponse(failed=pb.DocumentFailed(
+                document_id=document.id, reason="METADATA_INVALID", message=f"document.text: its YAML head {fault}"))  # fmt: skip
+            return
         rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
         there = await self._there(rows, document.id)
         if there is None:
@@ -201,12 +219,12 @@ class Ingester:
 
     @staticmethod
     def _entity(
-        document: pb.Document, metadata: dict[str, Any], title: str, revision: int, position: int, section: Section,
+        document: pb.Document, metadata: Struct, title: str, revision: int, position: int, section: Section,
         chunk: tokenization_pb2.TextChunk, vector: Any,
     ) -> vector_search_pb2.Entity:  # fmt: skip
         text = ("… " if chunk.cut_before else "") + chunk.text + (" …" if chunk.cut_after else "")
         entity = vector_search_pb2.Entity(id=f"{document.id}#{revision}#{position}", vector=vector, text=text)
-        entity.metadata.update(metadata)
+        entity.metadata.CopyFrom(metadata)
         entity.metadata.update({
             "_document": document.id, "_title": title, "_revision": revision, "_position": position,
             "_headings": list(section.headings),

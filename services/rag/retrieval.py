@@ -10,7 +10,7 @@ from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
-from services.rag.embedders import Embedders
+from services.rag.embedders import Embedders, fitting
 from services.rag.upstream import Upstream
 from services.rag.versions import NOTHING, Known, Reading, Rows
 from services.runtime import identity, tracing
@@ -120,10 +120,11 @@ class Retriever:
         with tracing.span("rag search", attributes=RETRIEVAL):
             for _ in range(SEARCHES):
                 begun = time.monotonic()
-                with calling("vector_search", "Search"):
+                with fitting(request.collection), calling("vector_search", "Search"):
                     answer = await self.upstream.vectors.Search(request, **onward(context))
                 hits = answer.results[0].hits
                 kept, again = await reading.whole(hits, begun)
+                kept = [hit for hit in kept if hit.entity.text.strip()]  # what Upsert stored may have no text to read
                 short = len(kept) < limit and len(hits) == request.limit < MOST_HITS
                 if not again and not short:
                     break

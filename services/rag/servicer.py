@@ -25,7 +25,6 @@ FIELDS = {
     "messages": "question",
     "reserved_output_tokens": "max_tokens",
     "sampling.max_tokens": "max_tokens",
-    "vectors[0].values": "collection",
     "limit": "top_k",
 }
 
@@ -75,7 +74,7 @@ class RagServicer(pb_grpc.RagServiceServicer):
         fields = Fields()
         fields.text("question", request.question, most=4000)
         top = fields.defaulted("top_k", request.top_k, 4, 20)
-        fields.number("max_tokens", request.max_tokens, 0, 1_000_000)
+        fields.defaulted("max_tokens", request.max_tokens, DEFAULT_MAX_TOKENS, 2**31 - 1)
         fields.done()
         # A context that is too small for the answer asked for is too small for any question.
         names = FIELDS | ({"fixed_messages": "max_tokens"} if request.max_tokens > DEFAULT_MAX_TOKENS else {})

@@ -4,6 +4,7 @@ from services.runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
+    max_message_bytes: int = Field(24 * 2**20, ge=1024, description="Largest request message; a document is one.")
     tokenization_url: str = Field(description="host:port of the service; the same below.")
     embedding_url: str = Field()
     vector_search_url: str = Field()

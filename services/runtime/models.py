@@ -103,9 +103,17 @@ class Card:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """Of prompts, whose control tokens are read as such."""
         found: Tokenizer = Tokenizer.from_file(str(self._weights / "tokenizer.json"))
         found.no_truncation()
         found.no_padding()
+        return found
+
+    @cached_property
+    def data_tokenizer(self) -> Tokenizer:
+        """Of texts, in which a control token's text is text."""
+        found: Tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        found.encode_special_tokens = True
         return found
 
     @cached_property

@@ -34,8 +34,9 @@ from services.runtime.settings import ServiceSettings
 from services.runtime.work import SWITCH_SECONDS
 
 log = logging.getLogger(__name__)
-# The transport refuses messages over this many times the limit unread; up to it, our own error explains.
-HARD_LIMIT_FACTOR = 4
+# The transport refuses messages that are so much larger than the limit unread; up to it, our own error explains.
+MARGIN_BYTES = 8 * 2**20
+ANSWER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,9 @@ def registry() -> CollectorRegistry:
 
 
 def options(settings: ServiceSettings) -> list[tuple[str, Any]]:
-    limit = settings.max_message_bytes * HARD_LIMIT_FACTOR
     return [
-        ("grpc.max_receive_message_length", limit),
-        ("grpc.max_send_message_length", limit * 2),
+        ("grpc.max_receive_message_length", settings.max_message_bytes + MARGIN_BYTES),
+        ("grpc.max_send_message_length", ANSWER_BYTES),
         # Two processes on one port would split the calls; fail instead.
         ("grpc.so_reuseport", 0),
         # Clients reconnect now and then, so that new replicas get their share. Calls in flight end by themselves.

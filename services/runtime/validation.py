@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import ListValue, Struct
+
 from services.runtime.errors import InvalidArgument, Violation
+
+# Of metadata: structs and lists within one another, and bytes as JSON.
+MOST_DEPTH, METADATA_BYTES = 16, 65_536
+
+
+def metadata_fault(metadata: Struct, most: int = METADATA_BYTES) -> str:
+    """What is wrong with metadata, as the end of a sentence about it; empty where nothing is."""
+    if _depth(metadata) > MOST_DEPTH:
+        return f"is nested more than {MOST_DEPTH} levels deep"
+    try:
+        size = len(json.dumps(json_format.MessageToDict(metadata), ensure_ascii=False).encode())
+    except (json_format.Error, ValueError):
+        return "holds NaN or infinity, which JSON has not"
+    return f"has {size} bytes as JSON; at most {most} are allowed" if size > most else ""
+
+
+def _depth(metadata: Struct) -> int:
+    found, level = 0, list[Struct | ListValue]([metadata])
+    while level:
+        found += 1
+        values = [v for one in level for v in (one.fields.values() if isinstance(one, Struct) else one.values)]
+        level = [getattr(v, kind) for v in values if (kind := v.WhichOneof("kind")) in ("struct_value", "list_value")]
+    return found
 
 
 def shown(value: float) -> str:

@@ -48,7 +48,11 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         check_texts(fields, request.texts)
         fields.done()
         response, room = pb.EncodeResponse(model_revision=card.revision), ANSWER_BYTES
-        for e in tokens.encode(card, request.texts, special=request.add_special_tokens, offsets=request.return_offsets):
+        encoded = tokens.encode(
+            card, request.texts, special=request.add_special_tokens, offsets=request.return_offsets,
+            control=request.read_control_tokens,
+        )  # fmt: skip
+        for e in encoded:
             room -= len(e) * (OFFSET_BYTES if request.return_offsets else ID_BYTES)
             if room < 0:
                 advice = "fewer or shorter texts" + (", or without offsets" if request.return_offsets else "")
@@ -93,14 +97,15 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         fields = Fields()
         check_texts(fields, request.texts)
         fields.done()
-        special = request.add_special_tokens
-        keys = [self.cache.key(card.revision, "special" if special else "plain", text) for text in request.texts]
+        special, control = request.add_special_tokens, request.read_control_tokens
+        kind = f"special={special} control={control}"
+        keys = [self.cache.key(card.revision, kind, text) for text in request.texts]
         found, answered = await self.cache.get(keys)
         missing = [i for i, entry in enumerate(found) if entry is None]
 
         async def work(positions: list[int]) -> list[bytes]:
             texts = [request.texts[missing[p]] for p in positions]
-            counted = await aside(sum(map(len, texts)), tokens.count, card, texts, special=special)
+            counted = await aside(sum(map(len, texts)), tokens.count, card, texts, special=special, control=control)
             return [struct.pack("<I", n) for n in counted]
 
         computed = await self.cache.compute([keys[i] for i in missing], work)
@@ -153,11 +158,14 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
         card = self.catalogue.with_tokenizer(request.model, "generator")
         fields = Fields()
         check_texts(fields, request.texts, most=1000)
-        reserved = fields.defaulted("reserved_output_tokens", request.reserved_output_tokens, 256, 10_000_000)
+        reserved = fields.defaulted("reserved_output_tokens", request.reserved_output_tokens, 256, 2**31 - 1)
         overhead = fields.defaulted("overhead_tokens_per_text", request.overhead_tokens_per_text, 8, 1000)
         window = fields.defaulted(
             "max_context_tokens", request.max_context_tokens, card.context_tokens, card.context_tokens
         )
+        if reserved >= window:
+            field = "reserved_output_tokens" if request.reserved_output_tokens else "max_context_tokens"
+            fields.fault(field, f"leaves nothing: the answer's {reserved} tokens are all of the context's {window}")
         fields.done()
         fixed = 0
         if request.fixed_messages:
@@ -170,7 +178,7 @@ class TokenizationServicer(pb_grpc.TokenizationServiceServicer):
                 f"fixed_messages: {text}", reason="PROMPT_TOO_LONG", violations=[Violation("fixed_messages", text)],
                 metadata={"prompt_tokens": str(fixed), "context_tokens": str(window)},
             )  # fmt: skip
-        costs = [n + overhead for n in tokens.count(card, request.texts, special=False)]
+        costs = [n + overhead for n in tokens.count(card, list(map(card.harmless, request.texts)), special=False)]
         kept = tokens.fit(costs, budget - fixed)
         dropped = sorted(set(range(len(costs))) - set(kept))
         used = fixed + sum(costs[i] for i in kept)

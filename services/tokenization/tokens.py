@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,6 @@ from services.runtime.models import Card
 from services.runtime.sentences import sentence_spans
 
 PART_CHARACTERS = 50_000
-LONGEST_WORD = 64  # characters after a text without spaces that say where its last word ends
 _LENGTHS: WeakKeyDictionary[Card, np.ndarray] = WeakKeyDictionary()
 # What makes one character of several: the zero-width joiner, and the tones of skin.
 JOINER, SKIN = "\u200d", ("\U0001f3fb", "\U0001f3ff")
@@ -47,15 +47,19 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
     yield part
 
 
-def encode(card: Card, texts: Sequence[str], *, special: bool, offsets: bool) -> Iterator[Encoding]:
-    """One encoding a text; without ``offsets`` it has none."""
-    work = card.tokenizer.encode_batch if offsets else card.tokenizer.encode_batch_fast
+def encode(
+    card: Card, texts: Sequence[str], *, special: bool, offsets: bool, control: bool = False
+) -> Iterator[Encoding]:
+    """One encoding a text; without ``offsets`` it has none. ``special``: with the tokens that the model puts around a text;
+    ``control``: a text's own control tokens are read as such."""
+    tokenizer = card.tokenizer if control else card.data_tokenizer
+    work = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
     for part in _parts(texts):
         yield from work(part, add_special_tokens=special)
 
 
-def count(card: Card, texts: Sequence[str], *, special: bool) -> list[int]:
-    return [len(e) for e in encode(card, texts, special=special, offsets=False)]
+def count(card: Card, texts: Sequence[str], *, special: bool, control: bool = False) -> list[int]:
+    return [len(e) for e in encode(card, texts, special=special, offsets=False, control=control)]
 
 
 def lengths(card: Card) -> np.ndarray:
@@ -87,14 +91,18 @@ def starts_character(text: str, spans: Sequence[tuple[int, int]], index: int) ->
     )
 
 
+@lru_cache(1)
 def word_starts(text: str) -> set[int]:
     """Where words begin by Unicode's rules and ICU's dictionaries, also in a text without spaces, as Thai or Japanese."""
     return set(accumulate(map(len, WordBreaker(text, "root")), initial=0))
 
 
-def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: int, most: int) -> int:
+def _last(
+    text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: int, most: int, at: int, part: str
+) -> int:
     """The token before which a window of at most ``most`` tokens ends: after a sentence where one ends in its second
-    half, else between words where it can, else between characters."""
+    half, else between words where it can, else between characters. ``part``: what was tokenized, from
+    ``at`` on."""
     last = min(first + most, len(spans))
     if last == len(spans):
         return last
@@ -104,8 +112,7 @@ def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: in
     word = next((i for i in whole if i > half and starts_word(text, spans[i][0])), None)
     if found := sentence or word:
         return found
-    at = spans[first][0]
-    begin = word_starts(text[at : spans[last][1] + LONGEST_WORD])
+    begin = word_starts(part)
     word = next((i for i in whole if i > half and spans[i][0] - at in begin), None)
     if found := word or next(iter(whole), None):
         return found
@@ -116,8 +123,9 @@ def _last(text: str, spans: Sequence[tuple[int, int]], ends: set[int], first: in
 def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
     """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before.
 
-    Leading and trailing white space is no part of a window. Every token is in some window. A window that is cut from its
-    surroundings may have other tokens than there; its own count.
+    Leading and trailing white space is no part of a window. Every other character is in some window, also one that the
+    tokenizer leaves out, as an accent. A window that is cut from its surroundings may have other tokens than there; its own
+    count.
     """
     sentences = sentence_spans(text)
     ends = {a + len(text[a:b].rstrip()) for a, b in sentences}
@@ -127,15 +135,19 @@ def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
     while at < len(text):
         # A part at a time; its last window may be cut by its end and begins the next part.
         stop = min(at + size, len(text))
-        (encoded,) = card.tokenizer.encode_batch([text[at:stop]], add_special_tokens=False)
+        part = text[at:stop]
+        (encoded,) = card.data_tokenizer.encode_batch([part], add_special_tokens=False)
         spans = [(at + a, at + b) for a, b in encoded.offsets if b > a]
+        # Where each token's characters begin, those without a token among them.
+        begins = [at, *(a for a, _ in spans[1:]), stop] if spans else [at, stop]
+        spans = spans or [(at, stop)]
         first = 0
         while first < len(spans):
             room = most
             while True:
-                last = _last(text, spans, ends, first, room)
-                raw = text[spans[first][0] : spans[last - 1][1]]
-                piece, start = raw.strip(), spans[first][0] + len(raw) - len(raw.lstrip())
+                last = _last(text, spans, ends, first, room, at, part)
+                raw = text[begins[first] : begins[last]]
+                piece, start = raw.strip(), begins[first] + len(raw) - len(raw.lstrip())
                 (tokens,) = count(card, [piece], special=False)
                 room = min(room, last - first) - max(1, tokens - most)
                 if tokens <= most or room < 1:
@@ -143,13 +155,13 @@ def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
             if last == len(spans) and stop < len(text):
                 break
             end = start + len(piece)
-            if piece:
+            if piece and not (chunks and end <= chunks[-1].end):  # a window of what is repeated says nothing new
                 chunks.append(Chunk(piece, start, end, tokens, start not in starts, end not in ends))
             if last == len(spans):
                 return chunks
             repeated = range(max(last - overlap, first + 1), last)
             first = next((i for i in repeated if starts_character(text, spans, i)), last)
-        following = spans[first][0] if first < len(spans) else stop
+        following = begins[first]
         size = PART_CHARACTERS if following > at else 2 * size
         at = following
     return chunks

@@ -50,6 +50,15 @@ def test_a_seed_gives_the_same_image_again(client: Client) -> None:
     assert first.image.data == again.image.data != other.image.data
 
 
+@pytest.mark.parametrize(
+    "prompt", ["a café", "日本", "👩 a red circle", "\x00", "a cat — with “quotes”", "é" * 500, "Größe"]
+)
+def test_characters_that_the_model_does_not_know_are_told(client: Client, prompt: str) -> None:
+    found = client.diffusion.GenerateImage({"prompt": prompt, "negative_prompt": "ß", "steps": 1, "guidance_scale": 2})
+    assert found.truncated_fields == ["prompt", "negative_prompt"]
+    assert picture(found.image).size[0] > 0
+
+
 def test_a_stream_reports_each_step_and_previews(client: Client) -> None:
     events = list(client.diffusion.StreamGenerateImage({"prompt": "a blue star", "steps": 6, "preview_every_steps": 2}))
     steps = [e.step for e in events[:-1]]

@@ -62,9 +62,12 @@ class Served:
         self.url = f"127.0.0.1:{found[0]}"
         command = [str(TRITON_PYTHON), str(ROOT / "model_repository" / "serve.py"), "--models", str(folder / "models")]
         command += ["--cache", str(folder / "cache"), "--grpc-port", found[0], "--http-port", found[1]]
-        command += ["--metrics-port", found[2], "--exit-timeout-secs", "5"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.command = [*command, "--metrics-port", found[2], "--exit-timeout-secs", "5"]
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT)
 
     def ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-2000:]
@@ -116,6 +119,28 @@ def test_a_process_that_dies_ends_triton_with_an_error(running: Served) -> None:
     until(lambda: not running.stubs("one") + running.stubs("two"))
     with pytest.raises(InferenceServerException), triton.InferenceServerClient(running.url) as client:
         client.is_server_live(client_timeout=5)
+
+
+def test_nothing_outlives_a_killed_wrapper(running: Served) -> None:
+    assert running.stubs("one")
+    running.process.kill()
+    running.process.wait()
+    until(lambda: not running.stubs("one") + running.stubs("two"))
+    with pytest.raises(InferenceServerException), triton.InferenceServerClient(running.url) as client:
+        client.is_server_live(client_timeout=5)
+
+
+def test_the_next_start_ends_what_a_killed_triton_left_behind(running: Served) -> None:
+    left = running.stubs("one") + running.stubs("two")
+    (server,) = [process for process, words in command_lines().items() if words[0].endswith("tritonserver")
+                 and str(running.folder / "models") in " ".join(words)]  # fmt: skip
+    for process in (running.process.pid, server):  # as the kernel does where memory lacks
+        os.kill(process, signal.SIGKILL)
+    running.process.wait()
+    running.start()
+    until(running.ready)
+    assert not set(left) & set(running.stubs("one") + running.stubs("two"))
+    assert len(running.stubs("one")) == 1
 
 
 def test_the_end_that_is_wanted_is_none(running: Served) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,29 @@ from drawing import Cancelled, Diffuser, Drawing
 from plugin import options
 
 
+# GPT-2's letters for bytes, in which CLIP's vocabularies are written.
+PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+LETTERS = dict(zip(PLAIN, map(chr, PLAIN), strict=True))
+LETTERS |= {byte: chr(256 + n) for n, byte in enumerate(byte for byte in range(256) if byte not in LETTERS)}
+
+
+def unknown_bytes(folder: Path) -> set[int]:
+    """Bytes that a text encoder's vocabulary lacks, at a word's end or elsewhere: OpenVINO's tokenizer breaks off at them."""
+    found = set()
+    for file in folder.glob("tokenizer*/vocab.json"):
+        known = json.loads(file.read_text())
+        found |= {b for b, letter in LETTERS.items() if not {letter, f"{letter}</w>"} <= known.keys()}
+    return found
+
+
 class TritonPythonModel(Diffuser):
-    def load(self, args: dict[str, str], folder: Any, card: dict[str, Any]) -> None:
+    def load(self, args: dict[str, str], folder: Path, card: dict[str, Any]) -> None:
+        self.unknown = unknown_bytes(folder)
         self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU", **options(card))
+
+    def readable(self, text: str) -> str:
+        """A text without the characters that the vocabulary lacks."""
+        return "".join(" " if self.unknown & set(c.lower().encode()) else c for c in text)
 
     def generate(self, drawing: Drawing) -> np.ndarray:
         asked, left = drawing.asked, False
@@ -25,9 +47,9 @@ class TritonPythonModel(Diffuser):
                 left = True
             return left
 
-        options = {"negative_prompt": asked["negative_prompt"]} if asked["negative_prompt"] else {}
+        options = {"negative_prompt": self.readable(asked["negative_prompt"])} if asked["negative_prompt"] else {}
         image = self.pipeline.generate(
-            asked["prompt"], width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
+            self.readable(asked["prompt"]), width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
             guidance_scale=asked["guidance_scale"], generator=openvino_genai.CppStdGenerator(asked["seed"] % 2**32),
             callback=after_step, **options,
         )  # fmt: skip

@@ -43,6 +43,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from genmesh.v1 import rag_pb2 as pb
+from google.protobuf.struct_pb2 import Struct
 
 from services.rag.documents import Section, context_line, front_matter, is_markdown, sections, title_of
 
@@ -111,7 +112,7 @@ def test_html_leaves_its_text() -> None:
 
 
 def test_runs_that_no_language_has_are_cut() -> None:
-    for text in ("The key is 42. " + "A" * 70_000 + " The end is near.", "x" * 200):
+    for text in ("The key is 42. " + "A" * 70_000 + " The end is near.", "x" * 201):
         for marked in (True, False):
             ((_, kept),) = [(s.headings, s.text) for s in sections(text, markdown=marked)]
             assert max(map(len, kept.split())) == 101
@@ -164,12 +165,40 @@ def test_a_yaml_head_is_metadata() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "# no head", "---\n\ntext", "---\njust words\n---\n", "---\na: [\n---\nx", "---\na: 2026-99-99\n---\n",
-        "---\na: &a [1]\nb: [*a, *a]\n---\n", "x\n---\na: 1\n---\n", "---\n- a\n---\n", "---\n" + "a: 1\n" * 9000 + "---\n",
+        "# no head", "---\n\ntext", "---\njust words\n---\n", "---\na: [\n---\nx", "---\n[a]: 1\n---\n",
+        "---\na: &a [1]\nb: [*a, *a]\n---\n", "x\n---\na: 1\n---\n", "---\n- a\n---\n", "---\n" + "a: 1\n" * 14000 + "---\n",
     ],
 )  # fmt: skip
 def test_what_is_no_yaml_head_is_text(text: str) -> None:
     assert front_matter(text) == ({}, text)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        '!!bool "abc"', '!!timestamp "abc"', '!!int ""', "9" * 400, '"\\ud800"', "[" * 60 + "1" + "]" * 60, "{a: " * 33 + "1" + "}" * 33,
+        "[" * 3000 + "]" * 3000, "*a", "&a 1", "!!python/name:os.system", "{? [a] : b}", "\t", "@", "%", "- x", ".inf", ".nan", "<<: 1",
+    ],
+)  # fmt: skip
+def test_a_head_is_read_or_is_text_whatever_it_says(head: str) -> None:
+    said, rest = front_matter(text := f"---\na: 1\nb: {head}\n---\nB\n")
+    assert (rest, said != {}) in (("B\n", True), (text, False))
+    Struct().update(said)
+
+
+def test_values_of_a_head_are_those_of_yaml_1_2() -> None:
+    """No word becomes another."""
+    text = "a: 12:30:00\nb: 0123\nc: no\nd: 2024-02-31\n1: x\ntrue: y\nnull: z\ne: '5'\nf: -1.50\ng: TRUE\nh: 1e3\ni: 0x1F\n"
+    assert front_matter(f"---\n{text}---\n")[0] == {
+        "a": "12:30:00", "b": "0123", "c": "no", "d": "2024-02-31", "1": "x", "true": "y", "null": "z", "e": "5", "f": -1.5,
+        "g": True, "h": 1000, "i": "0x1F",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "kept"), [(200, 200), (201, 101)])
+def test_what_is_no_language_is_cut(count: int, kept: int) -> None:
+    (section,) = sections(f"a {'A' * count} b", markdown=False)
+    assert len(section.text) == kept + 4
 
 
 @pytest.mark.parametrize("text", ["", "  \n\n", "---", "# \n"])

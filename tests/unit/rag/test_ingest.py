@@ -1,5 +1,6 @@
 """Which documents are refused before any work."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,13 @@ from genmesh.v1 import rag_pb2 as pb
 
 from services.rag import ingest
 from services.rag.ingest import document_fault
+
+
+def nested(levels: int) -> dict[str, Any]:
+    found: Any = "x"
+    for level in range(levels):
+        found = {"a": found} if level % 2 == 0 else [found]
+    return found if isinstance(found, dict) else {"a": found}
 
 
 def document(**fields: Any) -> pb.Document:
@@ -29,6 +37,13 @@ def test_good_documents(fields: dict[str, str]) -> None:
         ({"text": ""}, "DOCUMENT_EMPTY", "empty"),
         ({"title": "x" * 1001}, "TITLE_TOO_LONG", "1001 characters"),
         ({"text": " \n\t\u2003"}, "DOCUMENT_EMPTY", "white space"),
+        ({"text": "字" * 5_600_000}, "DOCUMENT_TOO_LONG", "5600000 characters"),
+        ({"text": "😀" * 4_900_000}, "DOCUMENT_TOO_LONG", "19600000 bytes; at most 16777216"),
+        ({"format": 99}, "FORMAT_UNKNOWN", "is 99"),
+        ({"metadata": {"a": math.nan}}, "METADATA_INVALID", "document.metadata holds NaN"),
+        ({"metadata": {"a": [{"b": -math.inf}]}}, "METADATA_INVALID", "infinity"),
+        ({"metadata": {"a": "é" * 28_670}}, "METADATA_INVALID", "at most 57344 are allowed"),
+        ({"metadata": nested(17)}, "METADATA_INVALID", "more than 16 levels"),
     ],
 )
 def test_faulty_documents(fields: dict[str, str], reason: str, word: str) -> None:
@@ -36,6 +51,11 @@ def test_faulty_documents(fields: dict[str, str], reason: str, word: str) -> Non
     assert fault is not None
     assert fault[0] == reason
     assert word in fault[1]
+
+
+def test_metadata_may_be_just_so_large_and_deep() -> None:
+    assert document_fault(document(metadata={"a": "é" * 28_667})) is None
+    assert document_fault(document(metadata=nested(15))) is None
 
 
 def test_a_document_may_have_just_the_most_characters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,12 @@
 import unicodedata
 from collections.abc import Callable
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from services.runtime.models import Card
 from services.tokenization import tokens
@@ -18,6 +20,19 @@ SENTENCES = "The pump runs at five bar. The valve is closed at night! Is the cre
 @pytest.fixture
 def card(make_card: Callable[..., Card]) -> Card:
     return make_card("embedder", task="embed")
+
+
+@pytest.fixture
+def bare(make_card: Callable[..., Card], tmp_path: Path) -> Card:
+    """With a tokenizer as BERT's, which leaves accents out."""
+    letters = sorted(set("abcdefghijklmnopqrstuvwxyz नमसतहदमकयचलगखइएओरपगीता0123456789.,्িทวนกป"))
+    vocabulary = {token: i for i, token in enumerate(["[UNK]", "[SEP]", *letters, *(f"##{c}" for c in letters)])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(["[SEP]"])
+    made = make_card("bare", task="embed")
+    (tmp_path / "bare" / "1" / "weights" / "tokenizer.json").write_text(tokenizer.to_str())
+    return made
 
 
 def spans(card: Card, text: str) -> list[tuple[int, int]]:
@@ -32,7 +47,7 @@ def assert_sound(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
         assert piece.text == text[piece.start : piece.end]
         assert piece.text == piece.text.strip()
         assert [piece.tokens] == count(card, [piece.text], special=False)
-        assert 1 <= piece.tokens <= most or len(piece.text) == 1 or "\u200d" in piece.text or marks(piece.text)
+        assert piece.tokens <= most or len(piece.text) == 1 or "\u200d" in piece.text or marks(piece.text)
         covered.update(range(piece.start, piece.end))
     assert [i for i, c in enumerate(text) if not c.isspace() and i not in covered] == []
     assert [c.start for c in chunks] == sorted(c.start for c in chunks)
@@ -76,6 +91,47 @@ def test_chunk_keeps_its_promises(
 @given(text=st.text(max_size=120), most=st.integers(8, 40), data=st.data())
 def test_chunk_keeps_its_promises_for_any_text(card: Card, text: str, most: int, data: st.DataObject) -> None:
     assert_sound(card, text, most, data.draw(st.integers(0, (most - 1) // 2)))
+
+
+@pytest.mark.parametrize("most", [8, 20, 1000])
+@pytest.mark.parametrize("overlap", [0, 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "नमस्ते", "ที่", "Cafe\u0301", "cafe\u0301 " * 40, "हिन्दी में " * 40, "\u0301" * 5, "\u200b", "\u0301a", "a \u0301\u0301 b",
+        "क्या आप मेरे साथ चलेंगे और हम सब मिलकर खाना खाएंगे " * 12, "वันที่" * 30, "x" * 300 + "\u0301",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", [1, 15, tokens.PART_CHARACTERS])
+def test_what_has_no_token_is_kept(
+    bare: Card, text: str, most: int, overlap: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "PART_CHARACTERS", part)
+    pieces = assert_sound(bare, text, most, overlap)
+    if overlap == 0 and " " not in text:
+        assert "".join(p.text for p in pieces) == text
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.sampled_from("ab \u0301\u0947\u200b字\n."), max_size=60), most=st.integers(8, 12), data=st.data()
+)
+def test_what_has_no_token_is_kept_in_any_text(bare: Card, text: str, most: int, data: st.DataObject) -> None:
+    assert_sound(bare, text, most, data.draw(st.integers(0, (most - 1) // 2)))
+
+
+@pytest.mark.parametrize("text", ["आज मौसम अच्छा है। हम पार्क चलें?", "漢字かな" * 9, "👩‍👩‍👧‍👦 " * 5])
+def test_each_chunk_says_something_new(card: Card, text: str) -> None:
+    pieces = assert_sound(card, text, 8, 3)
+    assert all(a.end < b.end and a.start <= b.start for a, b in pairwise(pieces))
+
+
+def test_control_tokens_in_data_are_text(bare: Card) -> None:
+    assert count(bare, ["a [SEP]"], special=False) == [6]
+    assert count(bare, ["a [SEP]"], special=False, control=True) == [2]
+    (found,) = encode(bare, ["a [SEP]"], special=False, offsets=True)
+    assert "[SEP]" not in found.tokens
+    assert [p.text for p in chunk(bare, "a [SEP] b", 8, 0)] == ["a [SEP] b"]
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\n"])
