@@ -27,14 +27,15 @@ def unknown_bytes(folder: Path) -> set[int]:
     return found
 
 
+def readable(text: str, unknown: set[int]) -> str:
+    """A text without the characters that have unknown bytes."""
+    return "".join(" " if unknown & set(c.lower().encode()) else c for c in text)
+
+
 class TritonPythonModel(Diffuser):
     def load(self, args: dict[str, str], folder: Path, card: dict[str, Any]) -> None:
         self.unknown = unknown_bytes(folder)
         self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU", **options(card))
-
-    def readable(self, text: str) -> str:
-        """A text without the characters that the vocabulary lacks."""
-        return "".join(" " if self.unknown & set(c.lower().encode()) else c for c in text)
 
     def generate(self, drawing: Drawing) -> np.ndarray:
         asked, left = drawing.asked, False
@@ -47,9 +48,11 @@ class TritonPythonModel(Diffuser):
                 left = True
             return left
 
-        options = {"negative_prompt": self.readable(asked["negative_prompt"])} if asked["negative_prompt"] else {}
+        options = (
+            {"negative_prompt": readable(asked["negative_prompt"], self.unknown)} if asked["negative_prompt"] else {}
+        )
         image = self.pipeline.generate(
-            self.readable(asked["prompt"]), width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
+            readable(asked["prompt"], self.unknown), width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
             guidance_scale=asked["guidance_scale"], generator=openvino_genai.CppStdGenerator(asked["seed"] % 2**32),
             callback=after_step, **options,
         )  # fmt: skip
