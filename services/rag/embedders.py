@@ -15,7 +15,15 @@ from services.rag.upstream import Upstream
 from services.rag.versions import NOTHING, is_intent, place_holder, row_of
 from services.runtime import identity
 from services.runtime.channels import onward
-from services.runtime.errors import Aborted, FailedPrecondition, GenmeshError, InvalidArgument, Unavailable, calling
+from services.runtime.errors import (
+    Aborted,
+    FailedPrecondition,
+    GenmeshError,
+    InvalidArgument,
+    Unavailable,
+    calling,
+    invalid,
+)
 
 DEFAULT_MODEL = "embedder"
 MOST_COLLECTIONS = 10_000
@@ -69,18 +77,15 @@ class Embedders:
 
 
 @contextlib.contextmanager
-def fitting(collection: str) -> Iterator[None]:
+def fitting() -> Iterator[None]:
     """Around calls that give vectors of the embedding model to a collection: VECTOR_LENGTH_MISMATCH where it is for others."""
     try:
         yield
     except GenmeshError as failure:
         if failure.reason != "INVALID_FIELD" or not any(v.field in VECTORS for v in failure.violations):
             raise
-        raise FailedPrecondition(
-            f"collection: {collection!r} is for vectors of another length than the embedding model makes",
-            reason="VECTOR_LENGTH_MISMATCH",
-            metadata={"field": "collection"},
-        ) from None
+        text = "is for vectors of another length than the embedding model makes"
+        raise invalid("collection", text, reason="VECTOR_LENGTH_MISMATCH") from None
 
 
 async def embed(upstream: Upstream, model: str, texts: Sequence[str], context: Any) -> embedding_pb2.EmbedResponse:

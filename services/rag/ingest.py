@@ -85,14 +85,14 @@ class Ingester:
         fault = document_fault(document)
         try:
             if fault is None:
-                with renamed({"collection.name": "collection"}), fitting(collection):
+                with renamed({"collection.name": "collection"}), fitting():
                     async for event in self._stored(document, collection, context):
                         yield event
                 self.metrics.documents.labels("ingested").inc()
                 return
         except GenmeshError as failure:
             fields = {violation.field for violation in failure.violations}
-            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED") or fields & {"collection"}:
+            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED") or "collection" in fields:
                 raise  # the next documents would fail too
             fault = failure.reason, failure.message
         self.metrics.documents.labels("failed").inc()

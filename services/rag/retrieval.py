@@ -120,7 +120,7 @@ class Retriever:
         with tracing.span("rag search", attributes=RETRIEVAL):
             for _ in range(SEARCHES):
                 begun = time.monotonic()
-                with fitting(request.collection), calling("vector_search", "Search"):
+                with fitting(), calling("vector_search", "Search"):
                     answer = await self.upstream.vectors.Search(request, **onward(context))
                 hits = answer.results[0].hits
                 kept, again = await reading.whole(hits, begun)

@@ -186,6 +186,9 @@ def test_documents_as_people_write_them(client: Client, collection: str) -> None
 
 
 def test_a_bad_document_fails_alone(client: Client, collection: str) -> None:
+    nested: object = "x"
+    for _ in range(20):
+        nested = {"a": nested}
     results = ingest(
         client, collection,
         {"id": "good.txt", "text": "Kites fly over the dunes."},
@@ -193,14 +196,43 @@ def test_a_bad_document_fails_alone(client: Client, collection: str) -> None:
         {"id": "", "text": "no id"},
         {"id": "reserved.txt", "text": "x", "metadata": {"_document": "good.txt"}},
         {"id": "markup.md", "text": "---\n\n![](x.png)\n"},
+        {"id": "nan.txt", "text": "x", "metadata": {"a": [float("nan")]}},
+        {"id": "deep.txt", "text": "x", "metadata": {"a": nested}},
+        {"id": "large.txt", "text": "x", "metadata": {"a": "x" * 60_000}},
+        {"id": "long.txt", "text": "字" * 5_100_000},
+        {"id": "format.txt", "text": "x", "format": 99},
+        {"id": "deep.md", "text": "---\na: " + "{a: " * 40 + "1" + "}" * 40 + "\n---\nB\n"},
+        {"id": "head.md", "text": '---\nb: !!bool "abc"\nn: ' + "9" * 400 + "\n---\nBees hum in the lime tree.\n"},
         {"id": "also-good.txt", "text": "Boats rest in the harbour."},
     )  # fmt: skip
     kinds = [r.WhichOneof("event") for r in results]
-    assert kinds == ["ingested", "failed", "failed", "failed", "failed", "ingested"]
-    assert [r.failed.reason for r in results[1:5]] == [
-        "DOCUMENT_EMPTY", "DOCUMENT_ID_INVALID", "METADATA_RESERVED", "DOCUMENT_EMPTY",
+    assert kinds == ["ingested", *["failed"] * 10, "ingested", "ingested"]
+    assert [r.failed.reason for r in results[1:11]] == [
+        "DOCUMENT_EMPTY", "DOCUMENT_ID_INVALID", "METADATA_RESERVED", "DOCUMENT_EMPTY", "METADATA_INVALID", "METADATA_INVALID",
+        "METADATA_INVALID", "DOCUMENT_TOO_LONG", "FORMAT_UNKNOWN", "METADATA_INVALID",
     ]  # fmt: skip
-    assert client.vector_search.GetCollection({"collection": collection}).collection.entity_count == 2
+    assert client.vector_search.GetCollection({"collection": collection}).collection.entity_count == 3
+
+
+def test_a_collection_that_cannot_be_ends_the_stream(client: Client) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        ingest(client, "no such/name", {"id": "a", "text": "x"}, {"id": "b", "text": "y"})
+    assert [v.field for v in failure.value.field_violations] == ["collection"]
+
+
+def test_texts_of_control_tokens_leave_room_for_the_question(client: Client, collection: str) -> None:
+    texts = [f"The code of vault {i} is {1000 + i}. " + "<|end|>" * 28 for i in range(30)]
+    ingest(client, collection, *({"id": f"vault {i}", "text": text, "format": 1} for i, text in enumerate(texts)))
+    answer = client.rag.Answer({"collection": collection, "question": "What is the code of vault 7?", "top_k": 20})
+    assert answer.passages
+    counted = client.tokenization.Count({"texts": ["<|end|>"]}).counts[0]
+    assert counted > 1 == client.tokenization.Count({"texts": ["<|end|>"], "read_control_tokens": True}).counts[0]
+
+
+def test_accents_at_the_end_of_a_passage_are_kept(client: Client, collection: str) -> None:
+    ingest(client, collection, {"id": "n", "text": "We met at the Cafe\u0301"}, {"id": "t", "text": "วันที่"})
+    page = client.vector_search.Get({"collection": collection, "page_size": 10})
+    assert sorted(entity.text for entity in page.entities) == ["We met at the Cafe\u0301", "วันที่"]
 
 
 def test_tenants_answer_from_their_own_documents(running, client: Client, library: str) -> None:
@@ -237,19 +269,24 @@ def test_a_collection_of_other_vectors_is_named(client: Client, collection: str)
         with pytest.raises(InvalidArgument) as failure:
             method({"collection": collection, "question": "What is it?"})
         assert [v.field for v in failure.value.field_violations] == ["collection"]
+        assert failure.value.reason == "VECTOR_LENGTH_MISMATCH"
+    with pytest.raises(InvalidArgument) as failure:
+        ingest(client, collection, {"id": "a", "text": "x"})
+    assert failure.value.reason == "VECTOR_LENGTH_MISMATCH"
 
 
 def test_entities_that_users_stored_are_passages_whatever_they_hold(client: Client, library: str) -> None:
     vector = list(client.embedding.Embed({"inputs": ["Zebras sleep in the blue barn."]}).results[0].embedding.values)
     odd = {"_headings": 5, "_title": ["x"], "_document": {"a": 1}, "_revision": "x", "_position": None, "kind": "own"}
     own = {"id": "own#1#0", "vector": vector, "text": "Zebras sleep in the blue barn.", "metadata": odd}
-    client.vector_search.Upsert({"collection": library, "entities": [own]})
+    silent = {"id": "image", "vector": vector}
+    client.vector_search.Upsert({"collection": library, "entities": [own, silent]})
     try:
         answer = client.rag.Answer({"collection": library, "question": "Where do zebras sleep?"})
         assert "blue barn" in answer.text
         assert answer.passages[0].metadata["kind"] == "own"
     finally:
-        client.vector_search.Delete({"collection": library, "ids": ["own#1#0"]})
+        client.vector_search.Delete({"collection": library, "ids": ["own#1#0", "image"]})
 
 
 def test_errors_name_what_is_missing(client: Client, library: str) -> None:

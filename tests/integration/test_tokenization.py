@@ -109,6 +109,8 @@ def test_a_fixed_part_that_fills_the_context_is_refused(client: Client) -> None:
         ("Chunk", {"text": "x", "max_tokens": -1}, "max_tokens"),
         ("Chunk", {"text": "x", "max_tokens": 20, "overlap_tokens": 10}, "overlap_tokens"),
         ("FitToContext", {"texts": []}, "texts"),
+        ("FitToContext", {"texts": ["x"], "reserved_output_tokens": 100_000}, "reserved_output_tokens"),
+        ("FitToContext", {"texts": ["x"], "max_context_tokens": 100}, "max_context_tokens"),
         ("FitToContext", {"texts": ["x"], "reserved_output_tokens": -5}, "reserved_output_tokens"),
     ],
 )

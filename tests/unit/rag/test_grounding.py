@@ -201,4 +201,5 @@ def test_numbers_in_brackets_of_a_source_are_no_citations() -> None:
         grounded = ground(said, [1], [salt])
         assert grounded is not None
         assert CITATION.findall(grounded.text) == ["1"]
+        assert "(" not in grounded.text  # the source's own brackets
     assert ground("Salt raises it, see array and.", [1], [salt]) is None
