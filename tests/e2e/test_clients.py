@@ -15,7 +15,7 @@ def test_a_request_is_a_message_or_a_dict(client: Client) -> None:
     as_dict = client.tokenization.Count({"texts": ["a b c"]})
     as_message = client.tokenization.Count(tokenization_pb2.CountRequest(texts=["a b c"]))
     assert as_dict.total == as_message.total
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidArgument):
         client.tokenization.Count("a b c")
     with pytest.raises(AttributeError):
         client.tokenization.NoSuchMethod({})

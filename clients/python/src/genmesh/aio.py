@@ -9,7 +9,15 @@ from typing import Any
 import grpc
 
 from genmesh import _services
-from genmesh.errors import from_rpc_error
+from genmesh.errors import Cancelled, from_rpc_error
+
+
+def _error(failure: grpc.aio.AioRpcError | asyncio.CancelledError) -> BaseException:
+    """The exception to raise; gRPC raises CancelledError also if not the task was cancelled, but only its call."""
+    if not isinstance(failure, asyncio.CancelledError):
+        return from_rpc_error(failure)
+    task = asyncio.current_task()
+    return failure if task and task.cancelling() else Cancelled("the call was cancelled", grpc.StatusCode.CANCELLED)
 
 
 class Stream:
@@ -26,9 +34,7 @@ class Stream:
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
             if self._faults:
                 raise self._faults[0] from None
-            if isinstance(failure, asyncio.CancelledError):
-                raise
-            raise from_rpc_error(failure) from None
+            raise _error(failure) from None
         finally:
             self._call.cancel()
 
@@ -45,7 +51,7 @@ class Stream:
 class Service:
     """One proto service; its RPCs are attributes."""
 
-    def __init__(self, channel: grpc.aio.Channel, name: str, api_key: str | None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, name: str, api_key: str) -> None:
         for method in _services.methods(name):
             setattr(self, method.name, _bind(channel, f"/{name}/{method.name}", method, api_key))
 
@@ -53,7 +59,7 @@ class Service:
         raise AttributeError(f"this service has no method {name}")
 
 
-def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None) -> Callable[..., Any]:
+def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str) -> Callable[..., Any]:
     request_class = _services.message_class(method, output=False)
     response_class = _services.message_class(method, output=True)
     arity = (
@@ -75,18 +81,28 @@ def _bind(channel: grpc.aio.Channel, path: str, method: Any, api_key: str | None
             faults.append(failure)
             raise
 
+    def start(body: Any, arguments: dict[str, Any]) -> Any:
+        try:
+            return stub(body, **arguments)
+        except grpc.aio.UsageError:  # all else is checked before
+            raise _services.closed() from None
+
     async def unary(body: Any, arguments: dict[str, Any]) -> Any:
         try:
-            return await stub(body, **arguments)
-        except grpc.aio.AioRpcError as failure:
-            raise from_rpc_error(failure) from None
+            return await start(body, arguments)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
+            raise _error(failure) from None
 
-    def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
-        _services.check_deadline(timeout)
+    def call(
+        request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str | bytes]] | None = None
+    ) -> Any:
+        _services.check_timeout(timeout)
+        if method.client_streaming:
+            _services.check_requests(request, Iterable, AsyncIterable)
         faults: list[Exception] = []
         body: Any = each(request, faults) if method.client_streaming else _services.to_message(request, request_class)
         arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
-        return Stream(stub(body, **arguments), faults) if method.server_streaming else unary(body, arguments)
+        return Stream(start(body, arguments), faults) if method.server_streaming else unary(body, arguments)
 
     call.__name__ = method.name
     return call
@@ -107,6 +123,8 @@ class Client:
         self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
         """``target``: host:port of the gateway. ``credentials``: for TLS; plain text where None."""
+        _services.check_connection(target, credentials)
+        key = _services.checked_key(api_key)
         options = _services.channel_options()
         self.channel: grpc.aio.Channel = (
             grpc.aio.secure_channel(target, credentials, options)
@@ -114,7 +132,7 @@ class Client:
             else grpc.aio.insecure_channel(target, options)
         )
         for attribute, name in _services.SERVICES.items():
-            setattr(self, attribute, Service(self.channel, name, api_key))
+            setattr(self, attribute, Service(self.channel, name, key))
 
     async def close(self) -> None:
         await self.channel.close()

@@ -45,7 +45,7 @@ class Stream:
 class Service:
     """One proto service; its RPCs are attributes."""
 
-    def __init__(self, channel: grpc.Channel, name: str, api_key: str | None) -> None:
+    def __init__(self, channel: grpc.Channel, name: str, api_key: str) -> None:
         for method in _services.methods(name):
             setattr(self, method.name, _bind(channel, f"/{name}/{method.name}", method, api_key))
 
@@ -53,7 +53,7 @@ class Service:
         raise AttributeError(f"this service has no method {name}")
 
 
-def _bind(channel: grpc.Channel, path: str, method: Any, api_key: str | None) -> Callable[..., Any]:
+def _bind(channel: grpc.Channel, path: str, method: Any, api_key: str) -> Callable[..., Any]:
     request_class = _services.message_class(method, output=False)
     response_class = _services.message_class(method, output=True)
     arity = (
@@ -71,17 +71,22 @@ def _bind(channel: grpc.Channel, path: str, method: Any, api_key: str | None) ->
             faults.append(failure)
             raise
 
-    def call(request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str]] | None = None) -> Any:
-        _services.check_deadline(timeout)
+    def call(
+        request: Any, *, timeout: float | None = None, metadata: Iterable[tuple[str, str | bytes]] | None = None
+    ) -> Any:
+        _services.check_timeout(timeout)
+        if method.client_streaming:
+            _services.check_requests(request, Iterable)
         faults: list[Exception] = []
         body: Any = each(request, faults) if method.client_streaming else _services.to_message(request, request_class)
         arguments = {"timeout": timeout, "metadata": _services.with_key(metadata, api_key)}
-        if method.server_streaming:
-            return Stream(stub(body, **arguments), faults)
         try:
-            return stub(body, **arguments)
+            started = stub(body, **arguments)
         except grpc.RpcError as failure:
             raise from_rpc_error(failure) from None
+        except ValueError:  # all else is checked above
+            raise _services.closed() from None
+        return Stream(started, faults) if method.server_streaming else started
 
     call.__name__ = method.name
     return call
@@ -102,12 +107,14 @@ class Client:
         self, target: str, *, api_key: str | None = None, credentials: grpc.ChannelCredentials | None = None
     ) -> None:
         """``target``: host:port of the gateway. ``credentials``: for TLS; plain text where None."""
+        _services.check_connection(target, credentials)
+        key = _services.checked_key(api_key)
         options = _services.channel_options()
         self.channel: grpc.Channel = (
             grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
         )
         for attribute, name in _services.SERVICES.items():
-            setattr(self, attribute, Service(self.channel, name, api_key))
+            setattr(self, attribute, Service(self.channel, name, key))
 
     def close(self) -> None:
         self.channel.close()

@@ -20,10 +20,12 @@ class FieldViolation:
 class GenmeshError(Exception):
     """Root of the tree.
 
-    ``code``: the gRPC status. ``reason``: the constant of google.rpc.ErrorInfo; CONNECTION_LOST, made here, where a call
-    ended UNAVAILABLE and no server said why (none was reached, or the connection broke); else "" where the server sent
-    none. ``metadata``: its details. ``field_violations``: the fields at fault. ``retry_after_seconds``: when to try
-    again, where the server says so. ``request_id``: under which the server's logs have the call; "" where none was reached.
+    ``code``: the gRPC status. ``reason``: the constant of google.rpc.ErrorInfo, "" if the server sent none. The client
+    itself gives CONNECTION_LOST (a call ended UNAVAILABLE and no server said why: none was reached, or the connection
+    broke), INVALID_REQUEST (a request or an argument that cannot be sent), CLIENT_CLOSED and DEADLINE_ALREADY_PASSED.
+    ``metadata``: its details. ``field_violations``: the fields, or the client's arguments, at fault.
+    ``retry_after_seconds``: when to try again, where the server says so. ``request_id``: under which the server's logs
+    have the call; "" where none was reached.
     """
 
     def __init__(
