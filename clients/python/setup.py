@@ -1,6 +1,7 @@
 """The stubs have to be there before setuptools looks for packages."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import setup
@@ -9,4 +10,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import stubs
 
 stubs.make()
-setup()
+# Not in build/: all files there, also those of an earlier build, would go into the wheel.
+with tempfile.TemporaryDirectory() as folder:
+    setup(options={"build": {"build_base": folder}})

@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROTOS, OUT = HERE.parents[1] / "protos", HERE / "src"
+PROTOS, OUT = HERE.parent.parent / "protos", HERE / "src"
+MADE = OUT / "genmesh" / "v1" / "__init__.py"
 
 
 def make() -> None:
-    """Does nothing where there are no protos: an sdist has the stubs themselves."""
-    if not PROTOS.is_dir():
+    """Does nothing if there are no protos, but the stubs themselves, as in an sdist."""
+    if not (PROTOS / "genmesh" / "v1").is_dir():
+        if not MADE.is_file():
+            sys.exit(f"There are no stubs in {MADE.parent}, and no protos in {PROTOS} to make them from.")
         return
     from grpc_tools import protoc
 
@@ -28,10 +31,9 @@ def make() -> None:
     included = Path(protoc.__file__).parent / "_proto"
     if protoc.main(["protoc", f"-I{PROTOS}", f"-I{included}", *outputs, *files]):
         sys.exit("The stubs of clients/python cannot be made from protos/.")
-    (OUT / "genmesh" / "v1" / "__init__.py").write_text(
-        '"""Stubs of the package genmesh.v1, made by `make proto`."""\n'
-    )
     shutil.copyfile(PROTOS / "service_config.json", OUT / "genmesh" / "service_config.json")
+    # Last: it tells that all are made.
+    MADE.write_text('"""Stubs of the package genmesh.v1, made by `make proto`."""\n')
 
 
 if __name__ == "__main__":
