@@ -1,11 +1,18 @@
-"""The ``genmesh`` command. Streams are shown as they come; ``--json`` prints one JSON object a message instead."""
+"""The ``genmesh`` command. Streams are shown as they come; ``--json`` prints one JSON object a message instead, and an
+error as one JSON object on standard error."""
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +25,41 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from genmesh._services import MESSAGE_LIMIT, SERVICES, check_timeout
 from genmesh.client import Client
-from genmesh.errors import GenmeshError
+from genmesh.errors import FailedPrecondition, GenmeshError, InvalidArgument
 from genmesh.v1 import common_pb2, models_pb2, rag_pb2
 
 app = typer.Typer(
     help="Talk to a Genmesh gateway.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
 # A pipe has no width: a table must not be cut for it.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+DOCUMENT_BYTES = 16 * 2**20  # the most that Ingest takes
+# click's class, of which typer has a copy of its own or not.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _seconds(timeout: float) -> float:
+    check_timeout(timeout)
+    return timeout
+
+
+def _writable(path: Path) -> Path:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise typer.BadParameter(f"{path} cannot be written")
+    return path
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]
-Timeout = Annotated[float, typer.Option(help="Deadline in seconds.")]
+Timeout = Annotated[float, typer.Option(help="Deadline in seconds.", callback=_seconds)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.", callback=_writable)]
 
 
 class _State:
@@ -53,7 +82,7 @@ def _options(
 ) -> None:
     _State.target, _State.api_key = target, api_key
     if tls or ca:
-        _State.credentials = grpc.ssl_channel_credentials(ca.read_bytes() if ca else None)
+        _State.credentials = grpc.ssl_channel_credentials(_contents(ca, MESSAGE_LIMIT) if ca else None)
 
 
 def _client() -> Client:
@@ -71,9 +100,41 @@ def _say(text: str) -> None:
 def _stdin_or(value: str | None, what: str) -> str:
     if value is not None and value != "-":
         return value
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise typer.BadParameter(f"give {what}, or pipe it in")
-    return sys.stdin.read()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(newline="\n")  # else a CR alone would end a line
+    with _named("standard input"):
+        text = sys.stdin.read(MESSAGE_LIMIT + 1)
+        if len(text) > MESSAGE_LIMIT:
+            raise _too_large(MESSAGE_LIMIT)
+    return text
+
+
+@contextmanager
+def _named(file: str | Path) -> Iterator[None]:
+    """Errors of reading and writing name no file."""
+    try:
+        yield
+    except OSError as failure:
+        failure.filename = str(file)
+        raise
+
+
+def _too_large(limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"is larger than {limit // 2**20} MiB")
+
+
+def _contents(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file; a pipe or a device may have no end, or nobody who writes."""
+    with _named(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise _too_large(limit)
+    return data
 
 
 @app.command()
@@ -168,17 +229,26 @@ def chat(
                         if piece.HasField("usage"):
                             print()
                             _speed(piece.usage, piece.timings)
-            messages.append({"role": "assistant", "content": "".join(answer) or " "})
+            said = "".join(answer)
+            if said.strip():
+                messages.append({"role": "assistant", "content": said})
+            else:
+                messages.pop()  # Chat takes no empty answer, and some models no two messages of a user in a row
 
-        if message is not None:
+        if message is not None or sys.stdin is None or not sys.stdin.isatty():
             turn(_stdin_or(message, "a message"))
             return
-        if not sys.stdin.isatty():
-            turn(sys.stdin.read())
-            return
         err.print("[dim]An empty line ends the conversation.[/dim]")
-        while line := out.input("[bold]> [/bold]").strip():
+        while line := _line().strip():
             turn(line)
+
+
+def _line() -> str:
+    try:
+        return out.input("[bold]> [/bold]")
+    except EOFError:
+        print()
+        return ""
 
 
 def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
@@ -203,14 +273,35 @@ def _files(paths: list[Path]) -> dict[str, Path]:
     return found
 
 
-def _documents(files: dict[str, Path], collection: str) -> Iterator[dict[str, Any]]:
+def _documents(
+    files: dict[str, Path], collection: str, unread: list[rag_pb2.IngestResponse]
+) -> Iterator[dict[str, Any]]:
+    """``unread``: takes the failures of the documents that cannot be sent."""
     for name, path in files.items():
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as failure:
-            err.print(f"[red]{escape(str(path))}: {escape(str(failure))}[/red]")
+            name.encode()
+            text = _contents(path, DOCUMENT_BYTES).decode("utf-8-sig")
+        except (OSError, UnicodeError) as failure:
+            printable = name.encode(errors="backslashreplace").decode()
+            message = getattr(failure, "strerror", None) or str(failure)
+            failed = rag_pb2.DocumentFailed(document_id=printable, reason="FILE_UNREADABLE", message=message)
+            unread.append(rag_pb2.IngestResponse(failed=failed))
             continue
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         yield {"collection": collection, "document": {"id": name, "text": text, "metadata": {"source": name}}}
+
+
+def _ingested(client: Client, documents: Iterator[dict[str, Any]], unread: list[Any], timeout: float) -> Iterator[Any]:
+    """The server's events, and those of ``unread`` as they come."""
+    try:
+        for event in client.rag.Ingest(documents, timeout=timeout):
+            while unread:
+                yield unread.pop(0)
+            yield event
+    except GenmeshError:
+        yield from unread
+        raise
+    yield from unread
 
 
 @app.command()
@@ -234,15 +325,8 @@ def ingest(
     )
     with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("ingest", total=len(files))
-        sent = 0
-
-        def counted() -> Iterator[dict[str, Any]]:
-            nonlocal sent
-            for document in _documents(files, collection):
-                sent += 1
-                yield document
-
-        for event in client.rag.Ingest(counted(), timeout=timeout):
+        unread: list[rag_pb2.IngestResponse] = []
+        for event in _ingested(client, _documents(files, collection, unread), unread, timeout):
             kind = event.WhichOneof("event")
             if as_json:
                 _print_json(event)
@@ -255,9 +339,9 @@ def ingest(
                 passages += event.ingested.passage_count
             elif kind == "failed":
                 failed += 1
-                progress.console.print(f"[red]{escape(event.failed.document_id)}: {escape(event.failed.message)}[/red]")
+                if not as_json:
+                    err.print(f"[red]{escape(event.failed.document_id)}: {escape(event.failed.message)}[/red]")
         progress.update(task, description="ingest")
-    failed += len(files) - sent
     if not as_json:
         out.print(f"{len(files) - failed} documents, {passages} passages" + (f", {failed} failed" if failed else ""))
     if failed:
@@ -361,19 +445,22 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed texts."""
-    inputs = texts or [line for line in _stdin_or(None, "texts").splitlines() if line.strip()]
+    # str.splitlines would also end lines at form feeds and at U+2028.
+    inputs = texts or [line.removesuffix("\r") for line in _stdin_or(None, "texts").split("\n") if line.strip()]
     with _client() as client:
         response = client.embedding.Embed({"model": model, "inputs": inputs}, timeout=timeout)
     if as_json:
         _print_json(response)
-        return
-    for text, result in zip(inputs, response.results, strict=True):
-        if result.HasField("error"):
-            out.print(f"[red]{escape(result.error.message)}[/red]  {escape(text[:60])}")
-        else:
-            head = ", ".join(f"{v:.4f}" for v in result.embedding.values[:4])
-            out.print(f"\\[{head}, ... {response.dimension} values]  {escape(text[:60])}")
-    err.print(f"[dim]{response.model_revision}; cache: {response.cache.reason}[/dim]")
+    else:
+        for text, result in zip(inputs, response.results, strict=True):
+            if result.HasField("error"):
+                out.print(f"[red]{escape(result.error.message)}[/red]  {escape(text[:60])}")
+            else:
+                head = ", ".join(f"{v:.4f}" for v in result.embedding.values[:4])
+                out.print(f"\\[{head}, ... {response.dimension} values]  {escape(text[:60])}")
+        err.print(f"[dim]{response.model_revision}; cache: {response.cache.reason}[/dim]")
+    if any(result.HasField("error") for result in response.results):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -401,7 +488,7 @@ def tokens(
 @app.command()
 def image(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
+    output: Output = Path("image.png"),
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT; the model's own where left out.")] = "",
     steps: Annotated[int, typer.Option()] = 0,
     seed: Annotated[int | None, typer.Option()] = None,
@@ -428,7 +515,8 @@ def image(
                 progress.update(task, total=event.step.total_steps, completed=event.step.step)
             else:
                 picture = event.image.image
-                output.write_bytes(picture.data)
+    with _named(output):
+        output.write_bytes(picture.data)
     if not as_json:
         out.print(f"{escape(str(output))}: {picture.width} x {picture.height}, seed {picture.seed}")
         if event.image.truncated_fields:
@@ -438,14 +526,16 @@ def image(
 @app.command()
 def upscale(
     image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.", exists=True, dir_okay=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("upscaled.png"),
+    output: Output = Path("upscaled.png"),
     timeout: Timeout = 60,
     as_json: Json = False,
 ) -> None:
     """Double an image's width and height."""
+    data = _contents(image, MESSAGE_LIMIT)
     with _client() as client:
-        response = client.diffusion.UpscaleImage({"image": image.read_bytes()}, timeout=timeout)
-    output.write_bytes(response.image.data)
+        response = client.diffusion.UpscaleImage({"image": data}, timeout=timeout)
+    with _named(output):
+        output.write_bytes(response.image.data)
     if as_json:
         _print_json(response)
     else:
@@ -503,10 +593,6 @@ def models(
 @app.command()
 def status(timeout: Timeout = 5, as_json: Json = False) -> None:
     """Show whether each service answers."""
-    import grpc
-
-    from genmesh._services import SERVICES
-
     # The health protocol, called by its path: the client needs no further package for two small messages.
     found = {}
     with _client() as client:
@@ -527,19 +613,77 @@ def status(timeout: Timeout = 5, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def main() -> None:
-    if any("\udc80" <= c <= "\udcff" for argument in sys.argv for c in argument):
-        err.print("[red]Error:[/red] an argument is no UTF-8")
-        sys.exit(2)
+def _fill_closed_streams() -> None:
+    """Standard streams that are closed get /dev/null; a connection would take their place, and gRPC's log go into it."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+
+
+def _report(failure: GenmeshError, as_json: bool) -> None:
+    violations = [{"field": v.field, "description": v.description} for v in failure.field_violations]
+    if as_json:
+        error = {
+            "code": failure.code.name,
+            "reason": failure.reason,
+            "message": failure.message,
+            "field_violations": violations,
+            "request_id": failure.request_id,
+        }
+        print(json.dumps({"error": error}), file=err.file)  # sys.stderr, if it is open
+        return
+    err.print(f"[red]Error:[/red] {escape(failure.message)} [dim]({failure.code.name} {failure.reason})[/dim]")
+    for violation in violations:
+        line = f"{violation['field']}: {violation['description']}"
+        if line not in failure.message:
+            err.print(f"  {escape(line)}")
+
+
+def _invalid(text: str) -> InvalidArgument:
+    return InvalidArgument(text, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+def _failed_io(text: str) -> FailedPrecondition:
+    return FailedPrecondition(text, grpc.StatusCode.FAILED_PRECONDITION, "IO_FAILED")
+
+
+def _run(as_json: bool) -> None:
+    if sys.stdout is None:
+        raise _failed_io("standard output is closed")
     try:
-        app()
+        # typer reports wrong usage itself, but in words only.
+        sys.exit(app(standalone_mode=not as_json))
     except UnicodeDecodeError as failure:
-        err.print(f"[red]Error:[/red] standard input is no UTF-8: {escape(str(failure))}")
-        sys.exit(1)
+        raise _invalid(f"standard input is no {failure.encoding.upper()}: {failure}") from None
+    except UnicodeEncodeError as failure:
+        character = ascii(failure.object[failure.start])
+        text = (
+            f"standard output has the encoding {failure.encoding}, which lacks {character}; set PYTHONIOENCODING=utf-8"
+        )
+        raise _failed_io(text) from None
+    finally:
+        sys.stdout.flush()
+
+
+def main() -> None:
+    _fill_closed_streams()
+    as_json = "--json" in takewhile(lambda argument: argument != "--", sys.argv[1:])
+    code = 1
+    try:
+        if any("\udc80" <= c <= "\udcff" for argument in sys.argv for c in argument):
+            code = 2
+            raise _invalid("an argument is no UTF-8")
+        _run(as_json)
     except GenmeshError as failure:
-        err.print(f"[red]Error:[/red] {escape(failure.message)} [dim]({failure.code.name} {failure.reason})[/dim]")
-        for violation in failure.field_violations:
-            err.print(f"  {escape(violation.field)}: {escape(violation.description)}")
-        sys.exit(1)
+        _report(failure, as_json)
+    except UsageError as failure:
+        code = 2
+        _report(_invalid(failure.format_message()), as_json)
+    except OSError as failure:
+        _report(_failed_io(f"{failure.filename or 'standard output'}: {failure.strerror or failure}"), as_json)
+        if failure.filename is None:
+            # What could not be written must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    sys.exit(code)
