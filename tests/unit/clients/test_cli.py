@@ -46,6 +46,7 @@ class Services(
 ):
     def __init__(self) -> None:
         self.chats: list[list[str]] = []
+        self.documents: list[rag_pb2.Document] = []
         self.answers = ["hello"]
 
     def Encode(self, request, context):
@@ -75,6 +76,7 @@ class Services(
 
     def Ingest(self, request_iterator, context):
         for request in request_iterator:
+            self.documents.append(request.document)
             yield rag_pb2.IngestResponse(ingested={"document_id": request.document.id, "passage_count": 1})
 
     def Retrieve(self, request, context):
@@ -240,15 +242,41 @@ def test_documents_that_cannot_be_sent_fail_alone(run, tmp_path) -> None:
     (folder / os.fsdecode(b"name\xff.md")).write_text("good")
     done = run("ingest documents")
     assert done.code == 1
-    assert "2 documents, 2 passages, 4 failed" in done.out
+    assert "2 documents, 2 passages, 3 failed" in done.out
     assert "large.md: is larger than 16 MiB" in done.err
-    assert "fifo.md: is no regular file" in done.err
+    assert "fifo.md: is no regular file" in run("ingest documents/fifo.md").err
     done = run("ingest documents --json")
     assert (done.code, done.err) == (1, "")
     events = [json.loads(line) for line in done.out.splitlines()]
     assert sorted(e["ingested"]["document_id"] for e in events if "ingested" in e) == ["good.md", "most.md"]
     failed = {e["failed"]["document_id"] for e in events if "failed" in e}
-    assert failed == {"large.md", "bytes.md", "fifo.md", "name\\udcff.md"}
+    assert failed == {"large.md", "bytes.md", "name\\udcff.md"}
+
+
+def test_a_folders_documents_are_its_text_files(run, tmp_path) -> None:
+    for name in ("a.md", "UP.MD", "b/c.TXT", "d.markdown", ".hidden.md", ".git/e.md", "f.png", "folder.md/g.txt"):
+        file = tmp_path / "documents" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("text")
+    (tmp_path / "documents" / "gone.md").symlink_to("nowhere.md")
+    done = run("ingest documents --json")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    found = {e["ingested"]["document_id"] for e in events}
+    assert (done.code, found) == (0, {"a.md", "UP.MD", "b/c.TXT", "d.markdown", "folder.md/g.txt"})
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("x", "a.md"), ("---\nsource: ACME\n---\nx", None), ("---\na: 1\nsource : b\n---\n", None),
+        ("---\na: 1\n---\nsource: x\n", "a.md"), ("source: x", "a.md"), ("---\nresource: x\n---\n", "a.md"),
+    ],
+)  # fmt: skip
+def test_a_heads_own_source_stands(run, tmp_path, services, text, source) -> None:
+    (tmp_path / "a.md").write_text(text)
+    assert run("ingest a.md").code == 0
+    fields = services.documents[-1].metadata.fields
+    assert (fields["source"].string_value if "source" in fields else None) == source
 
 
 def test_lines_end_at_line_feeds_only(run) -> None:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -259,11 +260,26 @@ def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
     )
 
 
+SUFFIXES = (".md", ".markdown", ".txt")
+# A YAML head that says "source" itself.
+OWN_SOURCE = re.compile(r"\A---[ \t]*\n(?:(?!---|\.\.\.).*\n)*?source[ \t]*:")
+
+
+def _within(folder: Path) -> list[Path]:
+    """The text files of a folder and those below it; hidden ones are none of it."""
+    found = []
+    for file in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix.lower() in SUFFIXES and not hidden and file.is_file():
+            found.append(file)
+    return sorted(found)
+
+
 def _files(paths: list[Path]) -> dict[str, Path]:
     """Documents' ids and files: a file's name, or its path within the folder that was given."""
     found: dict[str, Path] = {}
     for path in paths:
-        inside = sorted([*path.rglob("*.md"), *path.rglob("*.txt")]) if path.is_dir() else [path]
+        inside = _within(path) if path.is_dir() else [path]
         for file in inside:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             if found.setdefault(name, file) != file:
@@ -288,7 +304,8 @@ def _documents(
             unread.append(rag_pb2.IngestResponse(failed=failed))
             continue
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        yield {"collection": collection, "document": {"id": name, "text": text, "metadata": {"source": name}}}
+        metadata = {} if OWN_SOURCE.match(text) else {"source": name}
+        yield {"collection": collection, "document": {"id": name, "text": text, "metadata": metadata}}
 
 
 def _ingested(client: Client, documents: Iterator[dict[str, Any]], unread: list[Any], timeout: float) -> Iterator[Any]:
@@ -306,15 +323,21 @@ def _ingested(client: Client, documents: Iterator[dict[str, Any]], unread: list[
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files or folders of .txt and .md.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files; or folders, of which the .md, .markdown and .txt files that are not hidden."),
+    ],
     collection: Annotated[str, typer.Option("--collection", "-c")] = "",
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
-    """Take documents in; each replaces the one of the same id: a file's name, or its path within a folder that is given."""
+    """Take documents in; each replaces the one of the same id: a file's name, or its path within a folder that is given.
+
+    Filters find it by its metadata `source`: what its YAML head says, else its id. Documents whose files are gone stay.
+    """
     files = _files(paths)
     if not files:
-        raise typer.BadParameter("there are no .md or .txt files there")
+        raise typer.BadParameter("there are no .md, .markdown or .txt files there")
     failed = passages = 0
     columns = (
         TextColumn("{task.description}"),
@@ -396,6 +419,7 @@ def reindex(
                 if not again or time.monotonic() + pause > until:
                     raise
                 pause = 1.0 if went_on else min(2 * pause, 30.0)
+                err.print(f"[dim]{escape(failure.message)}; it goes on in {pause:.0f} s[/dim]")
                 time.sleep(pause)
     before, now = result.previous_model_revision or "a model that is not known", escape(result.model_revision)
     if as_json:
