@@ -43,8 +43,42 @@ def test_sentences(sentences: list[str], between: str) -> None:
     assert split_sentences(between.join(sentences)) == sentences
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Родился А. С. Пушкин в Москве.", "Родился А.С. Пушкин в Москве.", "Он умер в 1991 г. В Москве было холодно.",
+        "На ул. Ленина стоит дом.", "Это сказал акад. Павлов.", "Дж. Буш уехал.", "Будинок на вул. Шевченка біля річки.",
+        "Ο Κ. Π. Καβάφης ήταν εδώ.", "Ο κ. Παπαδόπουλος ήρθε.", "डॉ. शर्मा आये।", "निकोलस ई. गोलोविन आये।", "قال د. محمد ذلك.",
+        "La Sra. López vino.", "En EE. UU. hay 50.", "Il Sig. Rossi venne.", "Mlle. Rose vint.", "Mieszka na ul. Długiej.",
+        "Im 19. Jahrhundert war es so.", "Das 19. und 20. Jahrhundert waren so.", "Zu seinem 50. Geburtstag kam er.",
+        "Sie geht in die 5. Klasse.", "Die Schiller Str. 5 ist da.", "Vom 3. 4. bis 5. 6. 2024 war es so.",
+        "On 12. 05. 2024 we met.", "It takes approx. Five days.", "We waited ... Peter said no.", "We waited . . . Peter said no.",
+        "See www.Example.Com now.", "Open file.Txt now.", "เกิดในปีค.ศ.1855 ที่นี่",
+        "He gave z.B. Nr. 5 to the U.S. Army and e.g. Peter at 5 p.m. today.", "J. R. R. Tolkien wrote 3.14 books.",
+    ],
+)  # fmt: skip
+def test_what_ends_no_sentence(sentence: str) -> None:
+    assert split_sentences(sentence) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Он весит 60 кг.", "Потом он ушёл."), ("Сила тока 20 А.", "Потом она росла."), ("Скорость 10 Гбит/с.", "В октябре она росла."),
+        ("Это стоит 5 руб.", "Потом он ушёл."), ("Это редкий вид.", "Он живёт здесь."), ("The link has 10 Gbit/s.", "In May it had 5."),
+        ("I am 19.", "Then he left."), ("Er war 19.", "Dann ging er."), ("Er kam auf Platz 3.", "Danach schlief er."),
+        ("The year was 1991.", "He left."), ("Er ging zum Dom.", "Dann kam sie."), ("Er ging in die Bar.", "Dann kam sie."),
+        ("The time is odd .", "The text is translated."), ("Wait...", "Peter said no."), ("Er kam an.", "Danach schlief er."),
+        ("She is with Max.", "She left."), ("यह एक वाक्य है.", "यह दूसरा है."),
+    ],
+)  # fmt: skip
+def test_what_looks_like_an_abbreviation_and_ends_a_sentence(first: str, second: str) -> None:
+    assert split_sentences(f"{first} {second}") == [first, second]
+
+
 def test_ends_need_no_white_space_where_a_language_has_none() -> None:
     assert split_sentences("保修期为两年。电池容量是5000毫安。") == ["保修期为两年。", "电池容量是5000毫安。"]
+    assert split_sentences("保修期为两年.电池容量大.") == ["保修期为两年.", "电池容量大."]
 
 
 @given(
