@@ -21,6 +21,10 @@ from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# What ends a PNG. Pillow reads one that was cut once its pixels are there.
+PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
+# Grey levels of few bits, as Pillow names them, and what it multiplies them by.
+GREY_STEPS = {"L;2": 85, "L;4": 17}
 MOST_SEED = 2**32 - 1  # OpenVINO's generator of noise takes 32 bits
 
 
@@ -50,7 +54,10 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
         if side < 8 or side % 8:
             fields.fault(name, f"is {side}; a positive multiple of 8 is allowed")
     if width > 0 and height > 0 and width * height > facts["max_pixels"]:
-        fields.fault("width", f"times height is {width * height} pixels; at most {facts['max_pixels']} are allowed")
+        text = f"is {{}} of {width} x {height} pixels; at most {facts['max_pixels']} in all are allowed"
+        sides = {"width": "the width", "height": "the height"}
+        for name in [side for side in sides if getattr(request, side)] or sides:
+            fields.fault(name, text.format(sides[name]))
     steps = fields.defaulted("steps", request.steps, facts["default_steps"], 200)
     guidance = request.guidance_scale if request.HasField("guidance_scale") else facts["default_guidance_scale"]
     fields.number("guidance_scale", guidance, 0, 30)
@@ -103,7 +110,11 @@ def from_file(data: bytes, card: Card) -> np.ndarray:
             if width * height > card.facts["max_pixels"]:
                 most = card.facts["max_pixels"]
                 raise invalid("image", f"has {width} x {height} pixels; at most {most} in all are allowed")
+            if image.format == "PNG" and PNG_END not in data:
+                raise OSError("cut")
+            kind = image.tile[0].args if image.tile else ""
             image.load()
+            keyed(image, kind, data)
             # As the camera was held.
             upright = eight_bits(ImageOps.exif_transpose(image))
             if upright.has_transparency_data:
@@ -117,12 +128,29 @@ def from_file(data: bytes, card: Card) -> np.ndarray:
         raise invalid("image", "is not a whole PNG, JPEG or WebP file", reason="IMAGE_UNREADABLE") from None
 
 
+def keyed(image: Image.Image, kind: object, data: bytes) -> None:
+    """Make a PNG's transparent colour one of the levels that Pillow gave the pixels. ``kind``: how the file has those."""
+    key = image.info.get("transparency")
+    if isinstance(key, int) and kind in GREY_STEPS:
+        image.info["transparency"] = min(key * GREY_STEPS[str(kind)], 255)
+    elif key is not None and kind == "RGB;16B":
+        # Pillow gives the upper bytes, and the lower ones where it takes the bytes for swapped.
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as lower:
+            lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+            levels = np.asarray(image).astype(np.uint16) * 256 + np.asarray(lower)
+        image.putalpha(Image.fromarray(np.where((levels == key).all(2), 0, 255).astype(np.uint8)))
+        del image.info["transparency"]
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """A picture whose channels have 16 bits with the upper eight of them: Pillow would cut off what is above 255."""
     if not image.mode.startswith("I"):
         return image
     levels = np.asarray(image).astype(np.int64)
-    return Image.fromarray((np.clip(levels, 0, 65_535) // 257).astype(np.uint8), "L")
+    grey = Image.fromarray((np.clip(levels, 0, 65_535) // 257).astype(np.uint8), "L")
+    if (key := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def to_png(pixels: np.ndarray, seed: int) -> pb.Image:

@@ -30,16 +30,23 @@ def file_of(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
     return file.getvalue()
 
 
-def png_of_16_bits(levels: np.ndarray, kind: int) -> bytes:
-    """A PNG with 16 bits a channel, which Pillow does not write. ``kind``: of colour, as the format has it."""
+def png(levels: np.ndarray, kind: int, bits: int = 16, key: tuple[int, ...] = ()) -> bytes:
+    """A PNG with any number of bits a channel; Pillow writes few of them. ``kind``: of colour, as the format has it;
+    ``key``: the levels that are transparent."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width = levels.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    each = levels.reshape(height, -1, 1)
+    rows = np.packbits(each >> np.arange(bits)[::-1] & 1, axis=None).reshape(height, -1)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b"")
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_channels_of_16_bits_keep_their_upper_half() -> None:
@@ -48,10 +55,10 @@ def test_channels_of_16_bits_keep_their_upper_half() -> None:
     opaque = np.dstack([colours, np.full_like(GRADIENT, 65_535)])
     files = {
         "grey": file_of(Image.fromarray(GRADIENT)),
-        "grey, by hand": png_of_16_bits(GRADIENT, 0),
-        "colours": png_of_16_bits(colours, 2),
-        "grey and alpha": png_of_16_bits(opaque[:, :, 2:], 4),
-        "colours and alpha": png_of_16_bits(opaque, 6),
+        "grey, by hand": png(GRADIENT, 0),
+        "colours": png(colours, 2),
+        "grey and alpha": png(opaque[:, :, 2:], 4),
+        "colours and alpha": png(opaque, 6),
     }
     for name, data in files.items():
         pixels = from_file(data, ANY).astype(int)
@@ -80,6 +87,56 @@ def test_what_is_transparent_is_white(mode: str) -> None:
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 0)).convert(mode)
     more = {"transparency": 0} if mode == "P" else {}
     assert from_file(file_of(image, **more), ANY).min() == 255
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_is_white(bits: int) -> None:
+    most = 2**bits - 1
+    steps = sorted({0, most // 4, most // 2, most})
+    levels = np.tile(np.repeat(steps, 8), (8, 1))
+    for key in steps:
+        pixels = from_file(png(levels, 0, bits, (key,)), ANY).astype(int)
+        wanted = np.where(levels == key, 255, levels * 255 // most)
+        assert np.abs(pixels - wanted[:, :, None]).max() <= 1, key
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_colour_is_white(bits: int) -> None:
+    levels = np.full((8, 8, 3), 10)
+    levels[:, :4] = key = (10, 20, 30)
+    levels[0, 0] = 10, 20, 31
+    levels = levels << (bits - 8) | (np.array([0, 0, 1]) if bits == 16 else 0)
+    levels[1, 0, 2] ^= 2 if bits == 16 else 3  # within the same upper byte
+    transparent = tuple(int(v) for v in levels[2, 0])
+    pixels = from_file(png(levels, 2, bits, transparent), ANY).astype(int)
+    wanted = levels >> (bits - 8)
+    wanted[(levels == transparent).all(2)] = 255
+    assert np.array_equal(pixels, wanted)
+    assert [wanted[0, 0, 2], wanted[2, 0, 2], wanted[1, 0, 0]] == [31, 255, key[0]]
+
+
+def test_a_transparent_colour_of_a_picture_that_is_turned() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = b"eXIf" + exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(turned) - 4) + turned + struct.pack(">I", zlib.crc32(turned))
+    grey = np.tile(np.repeat([20_000, 40_000], [4, 8]), (8, 1))
+    for levels, kind, key in ((grey, 0, (20_000,)), (np.repeat(grey[:, :, None], 3, 2), 2, (20_000,) * 3)):
+        data = png(levels, kind, 16, key)
+        pixels = from_file(data[:33] + chunk + data[33:], ANY)
+        assert pixels.shape == (12, 8, 3)
+        assert (pixels[:4].min(), pixels[4:].max()) == (255, 40_000 // 256 - (kind == 0))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_file_that_was_cut_is_refused(form: str) -> None:
+    data = file_of(Image.fromarray((GRADIENT // 256).astype(np.uint8)).convert("RGB"), form)
+    assert from_file(data, ANY).shape == (SIDE, SIDE, 3)
+    assert from_file(data + b"more", ANY).shape == (SIDE, SIDE, 3)
+    for cut in range(1, 40):
+        with pytest.raises(InvalidArgument) as failure:
+            from_file(data[:-cut], ANY)
+        assert failure.value.reason == "IMAGE_UNREADABLE", cut
 
 
 def test_a_picture_stands_as_the_camera_was_held() -> None:
@@ -112,6 +169,22 @@ def test_a_negative_prompt_has_no_effect_without_guidance(make_card: Callable[..
         if guidance is not None:
             request.guidance_scale = guidance
         assert order(request, card).negative_prompt == kept
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"width": 1024}, ["width"]),
+        ({"height": 1024}, ["height"]),
+        ({"width": 104, "height": 104}, ["width", "height"]),
+    ],
+)
+def test_too_many_pixels_name_the_fields_that_were_set(
+    make_card: Callable[..., Card], asked: dict[str, int], named: list[str]
+) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        order(pb.GenerateImageRequest(prompt="x", **asked), diffuser(make_card))
+    assert [v.field for v in failure.value.violations] == named
 
 
 @pytest.mark.parametrize("seed", [-1, MOST_SEED + 1, 2**63 - 1])
