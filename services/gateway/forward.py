@@ -32,15 +32,21 @@ from services.runtime.errors import (
     clipped,
     trailing,
 )
+from services.runtime.interceptors.boundary import OPEN
 from services.runtime.metrics import Gateway, Server, Tenants
 
 log = logging.getLogger(__name__)
 X_REQUEST_ID = "x-request-id"
 CONTENT = b"\x0a"  # field 1, length-delimited
+UNKNOWN = "unknown"  # what metrics call a method that the protos do not have
 # Metadata that is this hop's own and never forwarded.
 DROPPED = ("authorization", "x-api-key", "user-agent", "te", "content-type")
 Request = bytes | AsyncIterator[bytes]
 Abort = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]
+
+
+def _no_method(path: str) -> Unimplemented:
+    return Unimplemented(f"there is no method {clipped(path)}", reason="METHOD_NOT_FOUND")
 
 
 class _Told:
@@ -87,12 +93,16 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _handler(self, path: str) -> grpc.RpcMethodHandler | None:
         service, _, name = path.lstrip("/").partition("/")
         channel = self.channels.get(service)
-        if channel is None:
-            return None
         try:
             method = descriptor_pool.Default().FindMethodByName(f"{service}.{name}")
         except KeyError:
-            return grpc.stream_stream_rpc_method_handler(self._streamed(path, "unknown", channel.stream_stream(path)))
+            method = None
+        if channel is None:
+            if method is not None and f"{service}.".startswith(OPEN):
+                return None  # this server's own
+            return grpc.stream_stream_rpc_method_handler(self._refused(path))
+        if method is None:
+            return grpc.stream_stream_rpc_method_handler(self._streamed(path, UNKNOWN, channel.stream_stream(path)))
         if method.server_streaming and method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(self._streamed(path, name, channel.stream_stream(path)))
         if method.server_streaming:
@@ -150,7 +160,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 except BaseException as failure:
                     if call.left(failure, context):
                         raise
-                    await self._abort(call, name, failure, context)
+                    await self._abort(call, name, path, failure, context)
                     raise AssertionError from failure
 
         return forward
@@ -188,15 +198,25 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
                 except BaseException as failure:
                     if not fault and call.left(failure, context):
                         raise
-                    await self._abort(call, name, fault[0] if fault else failure, context)
+                    await self._abort(call, name, path, fault[0] if fault else failure, context)
                 finally:
                     if running is not None:
                         running.cancel()
 
         return forward
 
-    async def _abort(self, call: Call, name: str, failure: BaseException, context: Any) -> None:
-        call.code, message, details = self._explain(name, failure)
+    def _refused(self, path: str) -> Any:
+        """Refuses a call of a service that is not ours; without a key too, so that a generic client finds out what to ask."""
+        path = path.lstrip("/")
+
+        async def refuse(_: Request, context: Any) -> None:
+            with self._begin(path, UNKNOWN, context) as call:
+                await self._abort(call, UNKNOWN, path, _no_method(path), context)
+
+        return refuse
+
+    async def _abort(self, call: Call, name: str, path: str, failure: BaseException, context: Any) -> None:
+        call.code, message, details = self._explain(path, failure)
         self.status.failed(name, call.code, call.request_id, details)
         await context.abort(call.code, message, (*details, (X_REQUEST_ID, call.request_id)))
 
@@ -207,7 +227,7 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.set_trailing_metadata((*passed, (X_REQUEST_ID, call.request_id)))
 
     @staticmethod
-    def _explain(name: str, failure: BaseException) -> Abort:
+    def _explain(path: str, failure: BaseException) -> Abort:
         """What to abort with: the service's own status and details, or ours."""
         if isinstance(failure, grpc.aio.AioRpcError):
             code, details = failure.code(), tuple((k, v) for k, v in failure.trailing_metadata() or ())
@@ -221,10 +241,10 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
             elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 error = DeadlineExceeded("the deadline passed while the call ran")
             elif code is grpc.StatusCode.UNIMPLEMENTED:
-                error = Unimplemented(f"there is no method {name}", reason="METHOD_NOT_FOUND")
+                error = _no_method(path)
         elif isinstance(failure, GenmeshError):
             error = failure
         else:
-            log.exception("unexpected failure in %s", name)
+            log.exception("unexpected failure in %s", path)
             error = Internal("an unexpected error; the gateway's log has the cause", reason="UNEXPECTED")
         return error.code, clipped(error.message, MESSAGE_BYTES), trailing(error)

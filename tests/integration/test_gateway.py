@@ -121,7 +121,10 @@ def test_a_message_over_the_limit(running, raw: grpc.Channel) -> None:
 
 def test_an_unknown_service_or_method(running, raw: grpc.Channel) -> None:
     for path in ("/genmesh.v1.NoService/X", "/genmesh.v1.TokenizationService/NoMethod", "/nonsense"):
-        assert error(raw, path, b"", running.alpha).code is grpc.StatusCode.UNIMPLEMENTED
+        found = error(raw, path, b"", running.alpha)
+        assert (found.code, found.reason) == (grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_FOUND")
+        assert path[1:] in found.message
+        assert found.request_id
 
 
 def test_a_passed_deadline_is_refused(client) -> None:
