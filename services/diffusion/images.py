@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from services.runtime.errors import invalid
 from services.runtime.metrics import Diffusion
 from services.runtime.models import Card
+from services.runtime.seeds import MOST_SEED, folded
 from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
@@ -25,7 +26,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 PNG_END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 # Grey levels of few bits, as Pillow names them, and what it multiplies them by.
 GREY_STEPS = {"L;2": 85, "L;4": 17}
-MOST_SEED = 2**32 - 1  # OpenVINO's generator of noise takes 32 bits
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Painter:
             "height": scalar(wanted.height, np.int32),
             "steps": scalar(wanted.steps, np.int32),
             "guidance_scale": scalar(wanted.guidance_scale, np.float32),
-            "seed": scalar(wanted.seed, np.int64),
+            "seed": scalar(folded(wanted.seed), np.int64),
             "preview_every_steps": scalar(wanted.preview_every_steps, np.int32),
         }
         done, finished, last = 0, False, None

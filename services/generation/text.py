@@ -19,6 +19,7 @@ from services.runtime.errors import Unavailable
 from services.runtime.metrics import Generation, Tenants
 from services.runtime.models import Card
 from services.runtime.outcome import Stopwatch
+from services.runtime.seeds import MOST_SEED, folded
 from services.runtime.triton import Triton, scalar
 from services.runtime.validation import Fields
 
@@ -31,7 +32,7 @@ FINISH = {
 DEFAULT_MAX_TOKENS = 256
 # name: least, most
 RANGES = {
-    "temperature": (0, 2), "top_p": (1e-6, 1), "top_k": (1, 1000), "seed": (0, 2**63 - 1),
+    "temperature": (0, 2), "top_p": (1e-6, 1), "top_k": (1, 1000), "seed": (0, MOST_SEED),
     "repetition_penalty": (0.1, 10), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
 }  # fmt: skip
 # Logits that are divided by less leave float32's range; the likeliest token is as good as sure long before.
@@ -65,7 +66,9 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, 
         found["lora_name"] = adapter  # as Triton's vLLM backend calls it
     if sampling.ignore_eos:
         found["ignore_eos"] = True
-    if found["temperature"] > 0 and "seed" not in found:
+    if "seed" in found:
+        found["seed"] = folded(found["seed"])
+    elif found["temperature"] > 0:
         found["seed"] = time.monotonic_ns() % 2**31
     found["max_tokens"] = min(found["max_tokens"], card.room(prompt_tokens))
     return found

@@ -36,6 +36,13 @@ def test_a_draw_has_a_seed(card: Card) -> None:
     assert parameters(pb.SamplingParameters(temperature=1, seed=7), card, 10)["seed"] == 7
 
 
+def test_seeds_that_differ_in_their_upper_bits_differ(card: Card) -> None:
+    seeds = [42, 42 + 2**32, 42 + 2**62, 2**63 - 1]
+    found = {parameters(pb.SamplingParameters(temperature=1, seed=seed), card, 10)["seed"] for seed in seeds}
+    assert len(found) == len(seeds)
+    assert max(found) < 2**32
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
