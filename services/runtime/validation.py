@@ -5,34 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import ListValue, Struct
+from google.protobuf import json_format, struct_pb2
 
 from services.runtime.errors import InvalidArgument, Violation
 
-# Of metadata: structs and lists within one another, and bytes as JSON.
-MOST_DEPTH, METADATA_BYTES = 16, 65_536
-
-
-def metadata_fault(metadata: Struct, most: int = METADATA_BYTES) -> str:
-    """What is wrong with metadata, as the end of a sentence about it; empty where nothing is."""
-    if _depth(metadata) > MOST_DEPTH:
-        return f"is nested more than {MOST_DEPTH} levels deep"
-    try:
-        size = len(json.dumps(json_format.MessageToDict(metadata), ensure_ascii=False).encode())
-    except (json_format.Error, ValueError):
-        return "holds NaN or infinity, which JSON has not"
-    return f"has {size} bytes as JSON; at most {most} are allowed" if size > most else ""
-
-
-def _depth(metadata: Struct) -> int:
-    found, level = 0, list[Struct | ListValue]([metadata])
-    while level:
-        found += 1
-        values = [v for one in level for v in (one.fields.values() if isinstance(one, Struct) else one.values)]
-        level = [getattr(v, kind) for v in values if (kind := v.WhichOneof("kind")) in ("struct_value", "list_value")]
-    return found
+MOST_METADATA_BYTES, MOST_METADATA_LEVELS = 65_536, 16
 
 
 def shown(value: float) -> str:
@@ -80,3 +59,23 @@ class Fields:
                 message += f"; and {len(self.violations) - 5} more"
             # A status has room for the first faults only.
             raise InvalidArgument(message, violations=self.violations[:20])
+
+
+def metadata_fault(metadata: struct_pb2.Struct, most: int = MOST_METADATA_BYTES) -> str:
+    """What is wrong with an entity's metadata; "" where nothing is."""
+    try:
+        found = json_format.MessageToDict(metadata)
+    except (json_format.Error, ValueError):
+        return "has a number that is NaN or infinite"
+    except RecursionError:
+        return f"is nested more than {MOST_METADATA_LEVELS} levels deep"
+    levels, layer = 0, list[Any]([found])
+    while layer:
+        levels += 1
+        if levels > MOST_METADATA_LEVELS:
+            return f"is nested more than {MOST_METADATA_LEVELS} levels deep"
+        parts = (one.values() if isinstance(one, dict) else one for one in layer)
+        layer = [value for part in parts for value in part if isinstance(value, dict | list)]
+    if (size := len(json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode())) > most:
+        return f"has {size} bytes as JSON; at most {most} are allowed"
+    return ""

@@ -40,8 +40,8 @@ def test_good_documents(fields: dict[str, str]) -> None:
         ({"text": "字" * 5_600_000}, "DOCUMENT_TOO_LONG", "5600000 characters"),
         ({"text": "😀" * 4_900_000}, "DOCUMENT_TOO_LONG", "19600000 bytes; at most 16777216"),
         ({"format": 99}, "FORMAT_UNKNOWN", "is 99"),
-        ({"metadata": {"a": math.nan}}, "METADATA_INVALID", "document.metadata holds NaN"),
-        ({"metadata": {"a": [{"b": -math.inf}]}}, "METADATA_INVALID", "infinity"),
+        ({"metadata": {"a": math.nan}}, "METADATA_INVALID", "document.metadata has a number that is NaN"),
+        ({"metadata": {"a": [{"b": -math.inf}]}}, "METADATA_INVALID", "infinite"),
         ({"metadata": {"a": "é" * 28_670}}, "METADATA_INVALID", "at most 57344 are allowed"),
         ({"metadata": nested(17)}, "METADATA_INVALID", "more than 16 levels"),
     ],
@@ -54,7 +54,7 @@ def test_faulty_documents(fields: dict[str, str], reason: str, word: str) -> Non
 
 
 def test_metadata_may_be_just_so_large_and_deep() -> None:
-    assert document_fault(document(metadata={"a": "é" * 28_667})) is None
+    assert document_fault(document(metadata={"a": "é" * 28_668})) is None
     assert document_fault(document(metadata=nested(15))) is None
 
 

@@ -1,11 +1,14 @@
 """Checks of fields: bounds, NaN, and faults that are collected into one error."""
 
+import json
 import math
+from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 
 from services.runtime.errors import InvalidArgument, Violation
-from services.runtime.validation import Fields
+from services.runtime.validation import MOST_METADATA_BYTES, MOST_METADATA_LEVELS, Fields, metadata_fault
 
 
 @pytest.fixture
@@ -93,3 +96,40 @@ def test_done_bounds_what_goes_into_the_headers(fields: Fields) -> None:
         fields.done()
     assert caught.value.message.endswith("; and 995 more")
     assert [v.field for v in caught.value.violations] == [f"texts[{i}]" for i in range(20)]
+
+
+def metadata(**values: Any) -> struct_pb2.Struct:
+    found = struct_pb2.Struct()
+    found.update(values)
+    return found
+
+
+def nested(levels: int, *, lists: bool = False) -> Any:
+    found: Any = [] if lists else {}
+    for _ in range(levels - 1):
+        found = [found] if lists else {"a": found}
+    return found
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_metadata_has_so_many_levels(lists: bool) -> None:
+    assert metadata_fault(metadata(a=nested(MOST_METADATA_LEVELS - 1, lists=lists), b=1)) == ""
+    assert "levels" in metadata_fault(metadata(b=1, a=nested(MOST_METADATA_LEVELS, lists=lists)))
+
+
+@pytest.mark.parametrize("text", ["a", "é", "日", "\U0001f600", '"', "\n", "\x01"])
+def test_metadata_has_so_many_bytes_as_json(text: str) -> None:
+    room, each = MOST_METADATA_BYTES - len('{"a":""}'), len(json.dumps(text, ensure_ascii=False).encode()) - 2
+    longest = text * (room // each) + "x" * (room % each)
+    assert metadata_fault(metadata(a=longest)) == ""
+    assert metadata_fault(metadata(a=longest + "x")).startswith(f"has {MOST_METADATA_BYTES + 1} bytes")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [-math.inf], {"b": [{"c": math.nan}]}])
+def test_metadata_has_finite_numbers(value: Any) -> None:
+    assert metadata_fault(metadata(a=value)) == "has a number that is NaN or infinite"
+
+
+def test_metadata_that_is_good() -> None:
+    assert metadata_fault(metadata()) == ""
+    assert metadata_fault(metadata(a=None, b=True, c=1e300, d=[1, "x", {}], e={"f": -0.5})) == ""
