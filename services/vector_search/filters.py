@@ -2,17 +2,21 @@
 
 Nothing of a caller's text is passed on as it is: names and values are written anew, so a filter
 cannot step out of its place. NOT is pushed down to the comparisons and IN becomes a chain of ORs,
-because Milvus and Milvus Lite differ there. A comparison is false where an entity lacks the name.
+because Milvus and Milvus Lite differ there. A comparison is false where an entity lacks the name; Milvus' own
+`!=` is true then, so each says that the name exists. Values of different types are not equal: Milvus keeps them apart,
+Milvus Lite does in our server (deploy/images/vector_store.py).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import accumulate
 from typing import Any
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
+from lark.exceptions import VisitError
 
 from services.runtime.errors import InvalidArgument, Violation
 
@@ -40,6 +44,9 @@ NOTS = re.compile(r"\bNOT\b(?!-)", re.IGNORECASE)
 NOTS_IN_A_ROW = re.compile(rf"(?:{NOTS.pattern}[\s(]*){{{MOST_DEPTH + 1}}}", re.IGNORECASE)
 # The escapes that Milvus and Milvus Lite both know; any other character stands for itself.
 ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+# Metadata keeps numbers as doubles; below this each integer is one.
+EXACT = 2.0**53
+BOOLEANS = ("true", "false")
 INVERSE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -60,7 +67,9 @@ class _Comparison(_Node):
         self.name, self.comparator, self.value = name, comparator, value
 
     def write(self, positive: bool) -> str:
-        return f"{self.name} {self.comparator if positive else INVERSE[self.comparator]} {self.value}"
+        comparator = self.comparator if positive else INVERSE[self.comparator]
+        written = f"{self.name} {comparator} {self.value}"
+        return f"((exists {self.name}) and {written})" if comparator == "!=" else written
 
 
 class _Joined(_Node):
@@ -86,13 +95,20 @@ class _Build(Transformer[Token, _Node]):
         return "metadata" + "".join(f"[{literal(str(word))}]" for word in words)
 
     def string(self, token: Token) -> str:
-        value = json.loads(token)
+        try:
+            value = json.loads(token)
+        except json.JSONDecodeError as failure:
+            raise _fault(token, "a string has an escape that JSON does not know", failure.pos) from None
         if any("\ud800" <= c < "\ue000" for c in value):
-            raise ValueError("a string has half a surrogate pair")
+            raise _fault(token, "a string has half a surrogate pair")
         return literal(value)
 
     def number(self, token: Token) -> str:
-        return str(token)
+        """Rounded as what it is compared with was."""
+        value = float(token)
+        if math.isinf(value):
+            raise _fault(token, "a number is too large for 64 bits")
+        return str(token) if abs(value) < EXACT else repr(value)
 
     def true(self) -> str:
         return "true"
@@ -101,6 +117,8 @@ class _Build(Transformer[Token, _Node]):
         return "false"
 
     def comparison(self, name: str, comparator: Token, value: str) -> _Node:
+        if value in BOOLEANS and comparator not in ("=", "==", "!="):
+            raise _fault(comparator, f"{comparator} does not compare with true or false")
         return _Comparison(name, "==" if comparator == "=" else str(comparator), value)
 
     def membership(self, name: str, *values: str) -> _Node:
@@ -128,6 +146,15 @@ def _invalid(description: str) -> InvalidArgument:
     )
 
 
+def _place(line: int, column: int) -> str:
+    return f"line {line}, column {column}"
+
+
+def _fault(token: Token, description: str, offset: int = 0) -> InvalidArgument:
+    """Of what parses and means nothing."""
+    return _invalid(f"does not parse at {_place(token.line or 1, (token.column or 1) + offset)}: {description}")
+
+
 def compile_filter(text: str) -> str:
     """Milvus' expression for a filter; "" for "". INVALID_ARGUMENT/INVALID_FILTER where it does not parse."""
     if not text.strip():
@@ -144,10 +171,10 @@ def compile_filter(text: str) -> str:
         tree: Any = _PARSER.parse(text)
         node: _Node = _Build().transform(tree)
     except UnexpectedInput as failure:
-        place = f"line {failure.line}, column {failure.column}" if failure.line > 0 else "its end"
+        place = _place(failure.line, failure.column) if failure.line > 0 else "its end"
         raise _invalid(
             f"does not parse at {place}: {text[max(0, (failure.pos_in_stream or 0) - 20) :][:40]!r}"
         ) from None
-    except Exception as failure:  # a string with an escape that JSON does not know
-        raise _invalid(f"does not parse: {failure}") from None
+    except VisitError as failure:
+        raise failure.orig_exc from None
     return node.write(True)

@@ -53,6 +53,15 @@ def ids(store: Store) -> set[str]:
     return {row["id"] for row in store.get_collection("docs").query("", output_fields=["id"])}
 
 
+def test_a_delete_tells_how_many_rows_there_were(store: Store) -> None:
+    write(store, "a", 3)
+    assert store.get_collection("docs").delete(["a0", "a1", "b0"]) == 2
+    store.get_collection("docs").flush()
+    assert store.get_collection("docs").delete(["a0", "a1", "a2"]) == 1
+    assert store.get_collection("docs").delete([]) == 0
+    assert ids(store) == set()
+
+
 def again(store: Store, folder: Path) -> Store:
     """As after a process that was killed: nothing was closed."""
     store._release_lock()
