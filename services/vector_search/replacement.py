@@ -33,7 +33,8 @@ BATCH, BATCH_BYTES, PAGE = 64, 4 * 2**20, 1000
 # A collection that changes all the time is closed after so many comparisons whatever the last one found.
 MOST_COMPARISONS = 10
 SETTLE_SECONDS = 2 * CALL_TIMEOUT_SECONDS + 5.0
-# Marks: for how long each is made, and how old one may be before it is made again. Clocks may differ by the rest.
+# Marks: for how long each is made, and how old one may be before it is made again. Clocks may differ by the rest. A batch's
+# vectors have to come in between, and no mark is made meanwhile: a caller that hangs is to lose its place.
 MARK_SECONDS, MARK_AGE_SECONDS, CLOCKS_SECONDS = 60.0, 10.0, 10.0
 LEAVE_SECONDS, TURN_SECONDS, DROP_SECONDS = 10.0, 180.0, 120.0
 
@@ -68,7 +69,7 @@ class Replacement:
         return True
 
     def _others(self, client: MilvusClient) -> dict[str, tuple[Shape, dict[str, str]]]:
-        """The drafts that nobody fills; REPLACEMENT_RUNNING where somebody does, or has just turned to one."""
+        """The drafts that nobody fills; REPLACEMENT_RUNNING where somebody does, died at it, or has just turned to one."""
         assert self._old is not None
         old, found, replaced, there = self._old.physical, dict[str, tuple[Shape, dict[str, str]]](), list[str](), False
         for name in generations.generations(client, generations.first_of(old)):
@@ -81,7 +82,7 @@ class Replacement:
             elif name == old:
                 there = True
             elif not owner or (owner != self._me and float(until) > time.time()):
-                raise _running()
+                raise _running(until)
             else:
                 found[name] = said
         if not there:
@@ -260,6 +261,10 @@ def _interrupted() -> Aborted:
     return Aborted(text, reason="REPLACEMENT_INTERRUPTED", metadata={"field": "collection"}, retry_after_seconds=1.0)
 
 
-def _running() -> Aborted:
-    text = "collection: its vectors are being replaced by another call"
-    return Aborted(text, reason="REPLACEMENT_RUNNING", metadata={"field": "collection"}, retry_after_seconds=10.0)
+def _running(until: str = "") -> Aborted:
+    """``until``: the other's mark, in seconds since 1970."""
+    text = "collection: another call replaces its vectors, or one that ended less than a minute ago without saying so"
+    left = float(until) - time.time() if until else 10.0
+    return Aborted(
+        text, reason="REPLACEMENT_RUNNING", metadata={"field": "collection"}, retry_after_seconds=max(1.0, left)
+    )
