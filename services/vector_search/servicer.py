@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from google.protobuf import json_format
 
 from services.runtime import identity
 from services.runtime.errors import NotFound, Unimplemented, answer_too_large, invalid
-from services.runtime.validation import Fields
+from services.runtime.validation import Fields, metadata_fault
 from services.runtime.work import aside
 from services.vector_search.filters import compile_filter
 from services.vector_search.generations import Shape
@@ -26,6 +27,7 @@ from services.vector_search.replacement import Replacement
 from services.vector_search.store import CollectionInfo, Store, check_revision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+REVISION = re.compile(r"[^@]+@.+")
 METRICS = {
     pb.METRIC_UNSPECIFIED: "COSINE",
     pb.METRIC_COSINE: "COSINE",
@@ -38,6 +40,7 @@ ANSWER_BYTES = 16 * 2**20
 ENTITIES = "selects entities"
 # What a hit takes, about.
 HIT_BYTES = 1024
+CHECK_BYTES = 8
 Fault = tuple[str, str]  # of a vector: the place in it and a text
 FLOAT_MAX = 3.4028234663852886e38
 SHORTEST, LONGEST = 1e-18, 1e18
@@ -46,6 +49,12 @@ SHORTEST, LONGEST = 1e-18, 1e18
 def check_name(fields: Fields, field: str, name: str) -> None:
     if not NAME.fullmatch(name):
         fields.fault(field, "must be 1 to 64 letters, digits, '_' or '-', the first a letter or digit")
+
+
+def check_revision_name(fields: Fields, field: str, revision: str, *, least: int = 0) -> None:
+    fields.text(field, revision, least=least, most=200, blank=True)
+    if revision and not REVISION.fullmatch(revision):
+        fields.fault(field, 'must be "name@revision"')
 
 
 def vector_fault(values: Sequence[float], shape: Shape) -> Fault | None:
@@ -93,15 +102,27 @@ def to_collection(info: CollectionInfo) -> pb.Collection:
     )  # fmt: skip
 
 
-def token_of(place: str) -> str:
-    return base64.urlsafe_b64encode(place.encode()).decode()
+def token_of(place: str, *asked: str) -> str:
+    """A page token: its place, and what the pages are of (``asked``) as a checksum."""
+    return base64.urlsafe_b64encode(_check(place, asked) + place.encode()).decode()
 
 
-def place_of(token: str) -> str:
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        raise invalid("page_token", "is not a token that this service gave") from None
+def place_of(token: str, *asked: str) -> str:
+    if not token:
+        return ""
+    with contextlib.suppress(ValueError):
+        found = base64.b64decode(token, altchars=b"-_", validate=True)
+        place = found[CHECK_BYTES:].decode()
+        if found[:CHECK_BYTES] == _check(place, asked):
+            return place
+    raise invalid(
+        "page_token", "is not one that this method gave for this collection, filter and id_prefix",
+        reason="INVALID_PAGE_TOKEN",
+    )  # fmt: skip
+
+
+def _check(place: str, asked: Sequence[str]) -> bytes:
+    return hashlib.blake2b(json.dumps([place, *asked]).encode(), digest_size=CHECK_BYTES).digest()
 
 
 class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
@@ -113,7 +134,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         check_name(fields, "collection.name", wanted.name)
         fields.number("collection.dimension", wanted.dimension, 1, 32_768)
         fields.text("collection.description", wanted.description, least=0, most=1000, blank=True)
-        fields.text("collection.model_revision", wanted.model_revision, least=0, most=200, blank=True)
+        check_revision_name(fields, "collection.model_revision", wanted.model_revision)
         if wanted.metric not in METRICS:
             fields.fault("collection.metric", f"is {wanted.metric}, which is no metric")
         fields.done()
@@ -132,10 +153,12 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         fields = Fields()
         size = fields.defaulted("page_size", request.page_size, 100, 1000)
         fields.done()
-        after = place_of(request.page_token)
         tenant = identity.current().tenant
+        asked = ("ListCollections", tenant)
+        after = place_of(request.page_token, *asked)
         names = [name for name in await self.store.names(tenant) if name > after]
-        response = pb.ListCollectionsResponse(next_page_token=token_of(names[size - 1]) if len(names) > size else "")
+        token = token_of(names[size - 1], *asked) if len(names) > size else ""
+        response = pb.ListCollectionsResponse(next_page_token=token)
         for name in names[:size]:
             with contextlib.suppress(NotFound):  # deleted meanwhile
                 response.collections.append(to_collection(await self.store.describe(tenant, name)))
@@ -159,7 +182,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             yield pb.UpsertStreamResponse(upserted_count=stored, total_count=total)
 
     async def _upsert(self, request: pb.UpsertRequest, prefix: str) -> int:
-        self._named(request.collection, f"{prefix}collection")
+        self._of_model(request, prefix)
         size = request.ByteSize()
         vectors = [entity.vector for entity in request.entities]
         faults = await self._vector_faults(request.collection, vectors, size, request.model_revision)
@@ -184,15 +207,10 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                 fields.fault(f"{path}.vector{fault[0]}", fault[1])
             if len(entity.text.encode()) > 65_535:
                 fields.fault(f"{path}.text", f"has {len(entity.text.encode())} bytes; at most 65535 are allowed")
-            row = None
-            try:
-                row = to_row(entity)
-            except (json_format.Error, ValueError) as failure:  # NaN and infinity are no JSON
-                fields.fault(f"{path}.metadata", str(failure))
-            if row is not None:
-                if len(json.dumps(row["metadata"])) > 65_536:
-                    fields.fault(f"{path}.metadata", "has more than 65536 bytes as JSON")
-                rows.append(row)
+            if description := metadata_fault(entity.metadata):
+                fields.fault(f"{path}.metadata", description)
+            else:
+                rows.append(to_row(entity))
         fields.done()
         return rows
 
@@ -217,20 +235,23 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             fields.fault("filter", "ids and a filter exclude each other")
         if request.ids and request.id_prefix:
             fields.fault("id_prefix", "ids and id_prefix exclude each other")
+        if request.ids and request.page_token:
+            fields.fault("page_token", "ids and a page_token exclude each other")
         if len(request.id_prefix.encode()) > 256:
             fields.fault("id_prefix", f"has {len(request.id_prefix.encode())} bytes; at most 256 are allowed")
         size = fields.defaulted("page_size", request.page_size, 100, 1000)
         fields.done()
         tenant, ids = identity.current().tenant, list(dict.fromkeys(request.ids))
+        asked = ("Get", tenant, request.collection, request.filter, request.id_prefix)
         response, room = pb.GetResponse(), ANSWER_BYTES
         if not request.ids:
-            expression, after = compile_filter(request.filter), place_of(request.page_token)
+            expression, after = compile_filter(request.filter), place_of(request.page_token, *asked)
             ids = await self.store.ids_after(
                 tenant, request.collection, expression, after, size + 1, prefix=request.id_prefix
             )
             if len(ids) > size:
                 ids.pop()
-                response.next_page_token = token_of(ids[-1])
+                response.next_page_token = token_of(ids[-1], *asked)
         found = self.store.get(tenant, request.collection, ids, vectors=request.include_vectors)
         async with aclosing(found) as rows:
             async for row in rows:
@@ -239,21 +260,23 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                 if room < 0 and request.ids:
                     raise answer_too_large("ids", ENTITIES, ANSWER_BYTES, "fewer ids")
                 if room < 0 and response.entities:
-                    response.next_page_token = token_of(response.entities[-1].id)
+                    response.next_page_token = token_of(response.entities[-1].id, *asked)
                     break
                 response.entities.append(entity)
         return response
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
-        if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
+        if request.mode in (pb.SEARCH_MODE_BM25, pb.SEARCH_MODE_HYBRID):
             raise Unimplemented(
                 "mode: only DENSE is there yet", reason="SEARCH_MODE_NOT_AVAILABLE", metadata={"field": "mode"}
             )
-        self._named(request.collection)
+        self._of_model(request)
         expression = compile_filter(request.filter)
         vectors = [vector.values for vector in request.vectors]
         faults = await self._vector_faults(request.collection, vectors, request.ByteSize(), request.model_revision)
         fields = Fields()
+        if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
+            fields.fault("mode", f"is {request.mode}, which is no mode")
         fields.size("vectors", request.vectors, most=64)
         for i, fault in enumerate(faults):
             if fault is not None:
@@ -341,7 +364,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         start = (await self._step(requests, "start")).start
         fields = Fields()
         check_name(fields, "start.collection", start.collection)
-        fields.text("start.model_revision", start.model_revision, most=200)
+        check_revision_name(fields, "start.model_revision", start.model_revision, least=1)
         fields.number("start.dimension", start.dimension, 1, 32_768)
         fields.done()
         work = Replacement(
@@ -387,6 +410,13 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
     def _named(name: str, field: str = "collection") -> None:
         fields = Fields()
         check_name(fields, field, name)
+        fields.done()
+
+    @staticmethod
+    def _of_model(request: pb.UpsertRequest | pb.SearchRequest, prefix: str = "") -> None:
+        fields = Fields()
+        check_name(fields, f"{prefix}collection", request.collection)
+        check_revision_name(fields, f"{prefix}model_revision", request.model_revision)
         fields.done()
 
     @staticmethod

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import hashlib
 import logging
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 from pymilvus import MilvusClient
@@ -46,8 +48,8 @@ T = TypeVar("T")
 THREADS = 16
 # How long what is known of a collection is taken as it is; and where another replica's change of it would matter.
 KNOWN_SECONDS, JUST_KNOWN_SECONDS = 10.0, 0.05
-# Of a collection whose first vectors' model is not known.
-UNBOUND_SECONDS = 10.0
+# After a collection was bound to a model: by then another replica that saw it unbound has made its mark too.
+BIND_SECONDS = 0.2
 # Of changes, while vectors are replaced; and how many may wait.
 CLOSED_LOOK_SECONDS, CLOSED_SECONDS, MOST_CLOSED = 0.5, 60.0, 64
 # While Milvus restarts; what may be asked twice.
@@ -96,7 +98,9 @@ class Store:
         self._probes = ThreadPoolExecutor(1, thread_name_prefix="milvus-probe")
         self._client: MilvusClient | None = None
         self._shapes: dict[str, Shape] = {}  # by the first generation's name
-        self._unbound: dict[str, float] = {}  # hold vectors of a model that is not known; until when that is known
+        self._dropping: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._binding: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        self._binding_lock = threading.Lock()
         self._closed = 0  # changes that wait
         self._dirty: dict[str, float] = {}
         self._connecting = asyncio.Lock()
@@ -350,11 +354,14 @@ class Store:
             for physical in reversed(generations.generations(client, base)):  # drafts first: none may come to hold
                 generations.drop(client, physical)
                 self._dirty.pop(physical, None)
+            self.forget(base)
             return there is not None
 
-        self._shapes.pop(base, None)
-        if not await self.call("drop", work):
-            raise _no_collection()
+        self.forget(base)
+        # Milvus says nothing where a drop finds no collection: one after the other.
+        async with self._dropping.setdefault(base, asyncio.Lock()):
+            if not await self.call("drop", work):
+                raise _no_collection()
 
     # Entities
 
@@ -385,15 +392,23 @@ class Store:
             self._dirty[physical] = time.monotonic()
 
     def _bind(self, client: MilvusClient, shape: Shape, revision: str) -> bool:
-        """Whether to look again: the collection, an empty one, now belongs to the model of its first vectors, or of another's
-        that came at the same time; or it is none for this."""
-        if self._unbound.get(shape.physical, 0.0) > time.monotonic():
-            return False
-        if generations.count(client, shape.physical):
-            self._unbound[shape.physical] = time.monotonic() + UNBOUND_SECONDS
+        """Whether to look again: an empty collection now belongs to the model of its first vectors, or of another's that came
+        at the same time; or it is none for this.
+
+        Milvus has no compare-and-set, so of several marks the last one holds, and each caller looks whose that is before it
+        writes. What remains: of two replicas one that takes more than BIND_SECONDS from its look to its mark.
+        """
+        with self._binding_lock:
+            lock = self._binding.setdefault(shape.physical, threading.Lock())
+        with lock:
+            found = generations.properties_of(client, shape.physical)
+            if found is None or found[0].revision:
+                return True
+            if generations.count(client, shape.physical):
+                return False
+            generations.mark(client, shape.physical, {generations.REVISION: revision})
+            time.sleep(BIND_SECONDS)
             return True
-        generations.mark(client, shape.physical, {generations.REVISION: revision})
-        return True
 
     async def _query(
         self, tenant: str, name: str, expression: str, fields: list[str], **more: Any
@@ -429,14 +444,14 @@ class Store:
         return block_of((await self.shape(tenant, name)).dimension if vectors else 0)
 
     async def delete(self, tenant: str, name: str, ids: Sequence[str], expression: str) -> int:
-        """Delete by ids or by an expression; how many there were."""
+        """Delete by ids or by an expression; how many there were. Of several at once Milvus may tell each of the same ones,
+        the built-in store one."""
 
         total, selected = 0, among(ids) if ids else expression
         while True:
             there = [row["id"] for row in await self._query(tenant, name, selected, ["id"], limit=MOST_ROWS)]
             if there:
-                await self._within("delete", tenant, name, partial(_delete, there), changes=True)
-            total += len(there)
+                total += await self._within("delete", tenant, name, partial(_delete, there), changes=True)
             if ids or len(there) < MOST_ROWS:
                 self.metrics.deleted.inc(total)
                 return total
@@ -519,8 +534,9 @@ def _check_length(shape: Shape, field: str, vector: Sequence[float]) -> None:
         raise invalid(field, f"has {len(vector)} values; the collection's vectors have {shape.dimension}")
 
 
-def _delete(ids: Sequence[str], client: MilvusClient, shape: Shape) -> None:
-    client.delete(shape.physical, filter=among(ids), timeout=_of_a_change(shape))
+def _delete(ids: Sequence[str], client: MilvusClient, shape: Shape) -> int:
+    told = client.delete(shape.physical, filter=among(ids), timeout=_of_a_change(shape))
+    return int(told["delete_count"]) if isinstance(told, dict) else len(told)  # a built-in store of before: the ids
 
 
 def query(client: MilvusClient, physical: str, expression: str, fields: list[str], **more: Any) -> list[dict[str, Any]]:
