@@ -18,6 +18,9 @@ from services.runtime.validation import Fields
 from services.runtime.work import aside
 
 CHARACTERS = 100_000
+SPECIAL_TOKENS = 4  # around a text or a pair, at most
+# No tokenizer's tokens have more on average, over a whole context.
+BYTES_PER_TOKEN = 64
 
 
 def input_fault(text: str) -> pb.InputError | None:
@@ -30,6 +33,23 @@ def input_fault(text: str) -> pb.InputError | None:
         message = f"the input has {len(text)} characters; at most {CHARACTERS} are allowed"
         return pb.InputError(reason="INPUT_TOO_LONG", message=message)
     return None
+
+
+def truncated(card: Card, query: str, passages: Sequence[str]) -> tuple[bool, list[bool]]:
+    """Whether a reranker does not read all of a query, and of each passage."""
+    most, tokenizer = card.context_tokens, card.data_tokenizer
+    pairs = card.facts.get("scoring") == "cross-encoder"
+
+    def cut(text: str, beside: str = "") -> bool:
+        size = len(text.encode()) + len(beside.encode())
+        if size <= most - SPECIAL_TOKENS:
+            return False
+        if size > most * BYTES_PER_TOKEN:
+            return True
+        (encoding,) = tokenizer.encode_batch_fast([(beside, text) if beside else text])
+        return len(encoding.ids) > most
+
+    return cut(query), [cut(passage, query if pairs else "") for passage in passages]
 
 
 class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
@@ -104,8 +124,14 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         top = fields.defaulted("top_n", request.top_n, len(request.passages), 512)
         fields.done()
         scores = await self.vectors.rerank(card, request.query, request.passages, context.time_remaining())
-        best = np.argsort(-scores, kind="stable")[:top]
+        best = [int(i) for i in np.argsort(-scores, kind="stable")[:top]]
+        chosen = [request.passages[i] for i in best]
+        query_cut, cut = await aside(request.ByteSize(), truncated, card, request.query, chosen)
         return pb.RerankResponse(
-            passages=[pb.RerankedPassage(index=int(i), score=float(scores[i])) for i in best],
+            passages=[
+                pb.RerankedPassage(index=i, score=float(scores[i]), truncated=one)
+                for i, one in zip(best, cut, strict=True)
+            ],
             model_revision=card.revision,
+            query_truncated=query_cut,
         )

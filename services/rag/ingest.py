@@ -153,7 +153,7 @@ class Ingester:
         chunks = await self._chunks(parts, context)
         if not chunks:
             yield pb.IngestResponse(failed=pb.DocumentFailed(
-                document_id=document.id, reason="DOCUMENT_EMPTY", message="document.text has no text besides markup"))  # fmt: skip
+                document_id=document.id, reason="DOCUMENT_EMPTY", message="document.text has no text besides headings and markup"))  # fmt: skip
             return
         writing, head = Writing(rows, document.id, revision), vector_search_pb2.Entity()
         self.cleaner.live.add(writing.intent.id)

@@ -105,6 +105,14 @@ def test_rerank_puts_the_answer_first(client: Client) -> None:
     assert len(response.passages) == 2
     assert response.passages[0].index == 2
     assert response.passages[0].score > response.passages[1].score
+    assert not response.query_truncated
+
+
+@pytest.mark.parametrize(("words", "cut"), [(1, False), (200, False), (254, False), (255, True), (1900, True)])
+def test_rerank_tells_what_it_did_not_read(client: Client, words: int, cut: bool) -> None:
+    response = client.embedding.Rerank({"query": "what " * words, "passages": ["a", "what " * words, "b " * 100]})
+    assert response.query_truncated is cut
+    assert {p.index: p.truncated for p in response.passages} == {0: False, 1: cut, 2: False}
 
 
 @pytest.mark.parametrize(
