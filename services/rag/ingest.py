@@ -152,8 +152,10 @@ class Ingester:
         revision = revision_after(there or (), begun)
         chunks = await self._chunks(parts, context)
         if not chunks:
-            yield pb.IngestResponse(failed=pb.DocumentFailed(
-                document_id=document.id, reason="DOCUMENT_EMPTY", message="document.text has no text besides headings and markup"))  # fmt: skip
+            text = "document.text has no text besides headings and markup"
+            yield pb.IngestResponse(
+                failed=pb.DocumentFailed(document_id=document.id, reason="DOCUMENT_EMPTY", message=text)
+            )
             return
         writing, head = Writing(rows, document.id, revision), vector_search_pb2.Entity()
         self.cleaner.live.add(writing.intent.id)
