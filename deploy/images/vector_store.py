@@ -12,7 +12,7 @@ had been acknowledged, or hid them, and is what this file is for (tests/integrat
 - an index that was half written when the process was killed: the collection could not be loaded again;
 - a search with a filter: of the ten nearest among 40 of 20,000 rows, two were found.
 
-And it answers as Milvus does where Milvus Lite does not: `true` is no number in a filter.
+Filters compare as Milvus does: `true` does not equal 1.
 
 SIGTERM lets running calls end, for up to 5 seconds. Nothing is written then: what was in memory only stands in the log of
 writes, which the next start reads, and a backup may have been put in place of the folder meanwhile.
@@ -278,7 +278,7 @@ for module, name in ((flush, "write_data_file"), (flush, "write_delta_file"), (c
 
 
 def typed(comparator: str, compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Python takes True for 1."""
+    """A comparison that keeps booleans and numbers apart; in Python True equals 1."""
 
     def compared(left: Any, right: Any) -> Any:
         if isinstance(left, bool) != isinstance(right, bool):

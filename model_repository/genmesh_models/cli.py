@@ -411,10 +411,12 @@ def finetune(
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1 ...")] = "cpu",
     held_out: Annotated[
         float | None,
-        typer.Option(min=0, max=0.5, help="Share of the chats that only measures; a tenth of 50 or more where unset."),
+        typer.Option(
+            min=0, max=0.5, help="Share of the chats that is only evaluated; by default a tenth of 50 or more."
+        ),
     ] = None,
     patience: Annotated[
-        int, typer.Option(min=1, help="Looks at the held-out chats that may be no better before training ends.")
+        int, typer.Option(min=1, help="Evaluations without a lower held-out loss before training ends.")
     ] = 4,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step, padding included.")] = 1024,
     seed: Annotated[int, typer.Option()] = 1,

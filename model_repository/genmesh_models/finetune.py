@@ -24,7 +24,7 @@ T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
 LEAST_STEPS = 100
 TOKENS = 1024  # tokens in a batch, padding included: small data sets need many steps more than large batches
-# How often the held-out chats are looked at; and from how many chats on a tenth is held out unasked.
+# Evaluations of the held-out chats in a training; and from how many chats on a tenth is held out by default.
 EVALUATIONS, HELD_OUT_FROM = 20, 50
 # The services' own, for checkpoints that bring no chat template (services/runtime/models.py).
 PLAIN_TEMPLATE = (
@@ -135,6 +135,17 @@ def losses(model: Any, batch: list[tuple[list[int], int]], pad: int) -> tuple[An
     return total, int((wanted != -100).sum())
 
 
+def mean_loss(model: Any, batches: list[list[tuple[list[int], int]]], pad: int) -> float:
+    """The mean loss of the answers' tokens, without training."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        found = [losses(model, batch, pad) for batch in batches]
+    model.train()
+    return float(sum(total.item() for total, _ in found) / sum(count for _, count in found))
+
+
 def finetune(
     entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int | None, rate: float,
     seed: int, say: Callable[[str], None], show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
@@ -143,8 +154,8 @@ def finetune(
     """Train an adapter for a generator and put it beside its versions; the adapter's folder. Without ``epochs`` for
     LEAST_STEPS steps, and at least three times over the data: a few chats are a step or two an epoch, which teaches nothing.
 
-    Of the held-out chats the mean loss is taken EVALUATIONS times; the adapter is that of the lowest, and training ends after
-    ``patience`` of them that are no lower. ``say``: a line now and then; ``show``: each step, of how many, and its loss.
+    The held-out chats are evaluated EVALUATIONS times. The adapter with the lowest mean loss on them is kept, and training
+    ends after ``patience`` evaluations without a lower one. ``say``: a line now and then; ``show``: each step, of how many, and its loss.
     """
     card, plain, sums = lora.base_of(entry, name, into)
     chats = read_chats(data)
@@ -226,16 +237,14 @@ def finetune(
         if not checks:
             say(f"step {steps} of {len(batches)} loss {loss:.4f}")
             continue
-        with torch.no_grad(), half:
-            sums_and_counts = [losses(model.eval(), check, pad) for check in checks]
-        model.train()
-        found = sum(total.item() for total, _ in sums_and_counts) / sum(count for _, count in sums_and_counts)
-        say(f"step {steps} of {len(batches)} loss {loss:.4f}, held out {found:.4f}")
-        if found < best:
-            best, worse = found, 0
+        with half:
+            held_out_loss = mean_loss(model, checks, pad)
+        say(f"step {steps} of {len(batches)} loss {loss:.4f}, held out {held_out_loss:.4f}")
+        if held_out_loss < best:
+            best, worse = held_out_loss, 0
             model.save_pretrained(str(staged))
         elif (worse := worse + 1) >= patience:
-            say(f"no better for {patience} looks: the adapter of the lowest held-out loss ({best:.4f}) is kept")
+            say(f"no lower in {patience} evaluations: the adapter with the lowest held-out loss ({best:.4f}) is kept")
             break
     if not all(bool(p.isfinite().all()) for p in trained) or (checks and best == math.inf):
         raise BuildError(f"training {name} went astray (loss {loss}); try a lower --rate than {rate:g}")

@@ -1,7 +1,7 @@
-"""A decoder in one GGUF file (llama.cpp's format), written out as the checkpoint folder that builds and trainings read.
+"""Convert a decoder in one GGUF file (llama.cpp's format) to a checkpoint folder, which builds and trainings read.
 
-Quantized weights are dequantized to float32: "full precision" of such a model is what its file holds. The tokenizer is
-made of the file's own fields; transformers' conversion names other end tokens and splits some texts otherwise.
+Quantized weights are dequantized to float32; for such a model these count as full precision. The tokenizer is built from the
+file's own fields: the one that transformers derives has other end tokens and splits some texts differently.
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,10 @@ def config_of(path: Path, reader: Any, kind: str, value: Any) -> Any:
     from transformers import AutoConfig
 
     names = {tensor.name for tensor in reader.tensors}
-    own: Callable[..., Any] = lambda name, default=None: value(f"{kind}.{name}", default)  # noqa: E731
+
+    def own(name: str, default: Any = None) -> Any:
+        return value(f"{kind}.{name}", default)
+
     try:
         heads, width = int(own("attention.head_count")), int(own("embedding_length"))
         facts = {
@@ -179,7 +181,10 @@ def tokenizer_of(path: Path, value: Any) -> tuple[Any, dict[str, Any]]:
 
         first = tokens[begin]
         found.post_processor = TemplateProcessing(f"{first} $A", f"{first} $A $B:1", [(first, begin)])
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # without, generate() gets token_type_ids and refuses them
+    }  # fmt: skip
     for name, ours in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")):
         if (number := value(f"tokenizer.ggml.{name}_token_id")) is not None:
             settings[ours] = tokens[number]

@@ -54,10 +54,9 @@ def order(request: pb.GenerateImageRequest, card: Card) -> Order:
         if side < 8 or side % 8:
             fields.fault(name, f"is {side}; a positive multiple of 8 is allowed")
     if width > 0 and height > 0 and width * height > facts["max_pixels"]:
-        text = f"is {{}} of {width} x {height} pixels; at most {facts['max_pixels']} in all are allowed"
-        sides = {"width": "the width", "height": "the height"}
+        sides = ("width", "height")
         for name in [side for side in sides if getattr(request, side)] or sides:
-            fields.fault(name, text.format(sides[name]))
+            fields.fault(name, f"makes {width} x {height} pixels; at most {facts['max_pixels']} in all are allowed")
     steps = fields.defaulted("steps", request.steps, facts["default_steps"], 200)
     guidance = request.guidance_scale if request.HasField("guidance_scale") else facts["default_guidance_scale"]
     fields.number("guidance_scale", guidance, 0, 30)

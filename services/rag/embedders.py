@@ -78,7 +78,7 @@ class Embedders:
 
 @contextlib.contextmanager
 def fitting() -> Iterator[None]:
-    """Around calls that give vectors of the embedding model to a collection: VECTOR_LENGTH_MISMATCH where it is for others."""
+    """Report vectors that the collection cannot hold as a fault of the collection: INVALID_ARGUMENT/VECTOR_LENGTH_MISMATCH."""
     try:
         yield
     except GenmeshError as failure:

@@ -18,15 +18,17 @@ from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
 from services.runtime import identity
 from services.runtime.channels import onward
-from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, NotFound, calling, renamed
+from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling, renamed
 from services.runtime.metrics import Rag
 from services.runtime.validation import metadata_fault
 from services.runtime.work import aside
 
 log = logging.getLogger(__name__)
 MOST_CHARACTERS, MOST_TITLE_CHARACTERS = 5_000_000, 1000
-# As UTF-8; and of metadata as JSON, to which title and headings come.
-MOST_BYTES, MOST_METADATA_BYTES = 16 * 2**20, 56 * 2**10
+# UTF-8 bytes of a text.
+MOST_BYTES = 16 * 2**20
+# Bytes of metadata as JSON: less than an entity may have, as title and headings are added.
+DOCUMENT_METADATA_BYTES = 56 * 2**10
 CHUNK_CHARACTERS = 1_000_000
 BATCH = 64
 UNDO_SECONDS = 10  # of one call
@@ -55,7 +57,7 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
         return "DOCUMENT_TOO_LONG", f"document.text has {size} bytes; at most {MOST_BYTES} are allowed"
     if document.format not in pb.DocumentFormat.values():
         return "FORMAT_UNKNOWN", f"document.format is {document.format}, which is none of DocumentFormat"
-    if fault := metadata_fault(document.metadata, MOST_METADATA_BYTES):
+    if fault := metadata_fault(document.metadata, DOCUMENT_METADATA_BYTES):
         return "METADATA_INVALID", f"document.metadata {fault}"
     if reserved := sorted(name for name in document.metadata.fields if name.startswith("_")):
         return (
@@ -141,10 +143,8 @@ class Ingester:
         metadata = Struct()
         metadata.update(said)
         metadata.MergeFrom(document.metadata)
-        if fault := metadata_fault(metadata, MOST_METADATA_BYTES):
-            yield pb.IngestResponse(failed=pb.DocumentFailed(
-                document_id=document.id, reason="METADATA_INVALID", message=f"document.text: its YAML head {fault}"))  # fmt: skip
-            return
+        if fault := metadata_fault(metadata, DOCUMENT_METADATA_BYTES):
+            raise InvalidArgument(f"document.text: its YAML head {fault}", reason="METADATA_INVALID")
         rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
         there = await self._there(rows, document.id)
         if there is None:
@@ -152,11 +152,7 @@ class Ingester:
         revision = revision_after(there or (), begun)
         chunks = await self._chunks(parts, context)
         if not chunks:
-            text = "document.text has no text besides headings and markup"
-            yield pb.IngestResponse(
-                failed=pb.DocumentFailed(document_id=document.id, reason="DOCUMENT_EMPTY", message=text)
-            )
-            return
+            raise InvalidArgument("document.text has no text besides headings and markup", reason="DOCUMENT_EMPTY")
         writing, head = Writing(rows, document.id, revision), vector_search_pb2.Entity()
         self.cleaner.live.add(writing.intent.id)
         try:

@@ -62,7 +62,7 @@ class Fields:
 
 
 def metadata_fault(metadata: struct_pb2.Struct, most: int = MOST_METADATA_BYTES) -> str:
-    """What is wrong with an entity's metadata; "" where nothing is."""
+    """Why metadata is refused, as the end of a sentence; empty if it is valid."""
     try:
         found = json_format.MessageToDict(metadata)
     except (json_format.Error, ValueError):

@@ -1,7 +1,7 @@
-"""Calls to Milvus end when who waits for them leaves, not at their deadline only.
+"""Cancel a running call to Milvus when its caller disconnects, rather than wait for its deadline.
 
-pymilvus blocks its thread until an answer comes. Here its channel starts each call as a future, which another thread can
-cancel.
+pymilvus blocks its thread until the answer comes. This module makes its channel start each call as a future, which another
+thread can cancel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pymilvus.client.grpc_handler import GrpcHandler
 
 
 class Caller:
-    """Who waits for what one thread asks Milvus."""
+    """The caller on whose behalf one thread calls Milvus."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

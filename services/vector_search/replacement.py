@@ -262,8 +262,8 @@ def _interrupted() -> Aborted:
 
 
 def _running(until: str = "") -> Aborted:
-    """``until``: the other's mark, in seconds since 1970."""
-    text = "collection: another call replaces its vectors, or one that ended less than a minute ago without saying so"
+    """``until``: when the other call's mark expires, in seconds since 1970."""
+    text = "collection: another call is replacing its vectors, or was killed less than a minute ago"
     left = float(until) - time.time() if until else 10.0
     return Aborted(
         text, reason="REPLACEMENT_RUNNING", metadata={"field": "collection"}, retry_after_seconds=max(1.0, left)

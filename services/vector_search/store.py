@@ -160,8 +160,8 @@ class Store:
             self._probing = None
 
     async def _thread(self, operation: str, work: Callable[[MilvusClient], T], client: MilvusClient) -> T:
-        """Calls to Milvus, with the deadline of the call at hand. What may be asked twice ends when its caller leaves;
-        what has not begun by then never does."""
+        """Run calls to Milvus on a thread, with the deadline of the request. If the caller disconnects, operations in
+        REPEATABLE are cancelled, and work that still waits for a thread never starts."""
         context, caller = contextvars.copy_context(), leaving.Caller()
         if operation in REPEATABLE:
             context.run(leaving.caller.set, caller)
@@ -357,7 +357,6 @@ class Store:
             self.forget(base)
             return there is not None
 
-        self.forget(base)
         # Milvus says nothing where a drop finds no collection: one after the other.
         async with self._dropping.setdefault(base, asyncio.Lock()):
             if not await self.call("drop", work):
@@ -392,11 +391,12 @@ class Store:
             self._dirty[physical] = time.monotonic()
 
     def _bind(self, client: MilvusClient, shape: Shape, revision: str) -> bool:
-        """Whether to look again: an empty collection now belongs to the model of its first vectors, or of another's that came
-        at the same time; or it is none for this.
+        """Record the model of the first vectors of an empty collection. True: the collection has changed, look it up again;
+        False: it holds vectors of an unknown model already and stays unbound.
 
-        Milvus has no compare-and-set, so of several marks the last one holds, and each caller looks whose that is before it
-        writes. What remains: of two replicas one that takes more than BIND_SECONDS from its look to its mark.
+        Milvus has no compare-and-set. The last write of the property wins, so each caller waits BIND_SECONDS and reads the
+        property again before it stores vectors. Two replicas can still mix models if one of them takes longer than that
+        between reading and writing.
         """
         with self._binding_lock:
             lock = self._binding.setdefault(shape.physical, threading.Lock())

@@ -134,6 +134,7 @@ def of_byte_pairs(core: Tokenizer, rule: str) -> dict[str, Any]:
 def differences(built: Path, model: Any, same: Any, texts: list[str]) -> dict[str, Any]:
     """What a checkpoint says differently: the logits' largest difference, and the texts split or put together otherwise."""
     ours, tokenizer = AutoModelForCausalLM.from_pretrained(built).eval(), AutoTokenizer.from_pretrained(built)
+    assert set(tokenizer("a")) == {"input_ids", "attention_mask"}  # what generate() takes
     ids = torch.arange(3, 3 + 48).unsqueeze(0) * 7 % 590
     positions = torch.arange(0, 48 * 300, 300).unsqueeze(0)  # far apart, as scaled positions show there only
     with torch.no_grad():

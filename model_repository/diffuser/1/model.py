@@ -10,31 +10,29 @@ import numpy as np
 import openvino_genai
 from drawing import Cancelled, Diffuser, Drawing
 from plugin import options
+from tokenizers.pre_tokenizers import ByteLevel
+
+BYTES = ByteLevel(add_prefix_space=False, use_regex=False)
 
 
-# GPT-2's letters for bytes, in which CLIP's vocabularies are written.
-PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
-LETTERS = dict(zip(PLAIN, map(chr, PLAIN), strict=True))
-LETTERS |= {byte: chr(256 + n) for n, byte in enumerate(byte for byte in range(256) if byte not in LETTERS)}
-
-
-def unknown_bytes(folder: Path) -> set[int]:
-    """Bytes that a text encoder's vocabulary lacks, at a word's end or elsewhere: OpenVINO's tokenizer breaks off at them."""
-    found = set()
+def unknown_letters(folder: Path) -> set[str]:
+    """Letters (of byte-level BPE, one a byte) that a text encoder's vocabulary lacks, within a word or at its end.
+    OpenVINO's tokenizer fails on them."""
+    unknown = set[str]()
     for file in folder.glob("tokenizer*/vocab.json"):
-        known = json.loads(file.read_text())
-        found |= {b for b, letter in LETTERS.items() if not {letter, f"{letter}</w>"} <= known.keys()}
-    return found
+        known = json.loads(file.read_text()).keys()
+        unknown |= {letter for letter in ByteLevel.alphabet() if not {letter, f"{letter}</w>"} <= known}
+    return unknown
 
 
-def readable(text: str, unknown: set[int]) -> str:
-    """A text without the characters that have unknown bytes."""
-    return "".join(" " if unknown & set(c.lower().encode()) else c for c in text)
+def readable(text: str, unknown: set[str]) -> str:
+    """The text with a space in place of each character that has an unknown letter."""
+    return "".join(" " if unknown & set(BYTES.pre_tokenize_str(c.lower())[0][0]) else c for c in text)
 
 
 class TritonPythonModel(Diffuser):
     def load(self, args: dict[str, str], folder: Path, card: dict[str, Any]) -> None:
-        self.unknown = unknown_bytes(folder)
+        self.unknown = unknown_letters(folder)
         self.pipeline = openvino_genai.Text2ImagePipeline(folder, "CPU", **options(card))
 
     def generate(self, drawing: Drawing) -> np.ndarray:
@@ -48,11 +46,10 @@ class TritonPythonModel(Diffuser):
                 left = True
             return left
 
-        options = (
-            {"negative_prompt": readable(asked["negative_prompt"], self.unknown)} if asked["negative_prompt"] else {}
-        )
+        prompt, negative = (readable(asked[name], self.unknown) for name in ("prompt", "negative_prompt"))
+        options = {"negative_prompt": negative} if asked["negative_prompt"] else {}
         image = self.pipeline.generate(
-            readable(asked["prompt"], self.unknown), width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
+            prompt, width=asked["width"], height=asked["height"], num_inference_steps=asked["steps"],
             guidance_scale=asked["guidance_scale"], generator=openvino_genai.CppStdGenerator(asked["seed"] % 2**32),
             callback=after_step, **options,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,14 +16,14 @@ from services.runtime.metrics import VectorSearch
 from services.vector_search.store import Store
 from tests.waiting import eventually
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 3600.0  # longer than any wait of a test: only a cancelled call ends before
 
 
 class SlowMilvus(milvus_pb2_grpc.MilvusServiceServicer):
     """Answers no call but the first ones of a connection, and notes how each ends."""
 
     def __init__(self) -> None:
-        self.running, self.ended, self.stop = 0, [], threading.Event()
+        self.running, self.ended, self.stop = 0, 0, threading.Event()
 
     def Connect(self, request: Any, context: grpc.ServicerContext) -> Any:
         return milvus_pb2.ConnectResponse(identifier=1)
@@ -38,7 +37,7 @@ class SlowMilvus(milvus_pb2_grpc.MilvusServiceServicer):
         self.running += 1
         while not over.wait(0.01) and not self.stop.is_set():
             pass
-        self.ended.append(time.monotonic())
+        self.ended += 1
         return milvus_pb2.ShowCollectionsResponse()
 
 
@@ -78,13 +77,11 @@ def idle(store: Store) -> bool:
 @pytest.mark.parametrize("times", [1, 3], ids=["one", "several in order"])
 async def test_a_running_call_ends_with_its_caller(milvus: tuple[SlowMilvus, str], store: Store, times: int) -> None:
     slow, _ = milvus
-    begun = time.monotonic()
     call = asyncio.create_task(store.call("list", lists(times)))
     await eventually(lambda: slow.running == 1)
     call.cancel()
-    await eventually(lambda: len(slow.ended) == slow.running)
+    await eventually(lambda: slow.ended == slow.running)
     await eventually(lambda: idle(store))
-    assert time.monotonic() - begun < DEADLINE_SECONDS / 2
 
 
 async def test_the_one_who_stays_is_not_ended(milvus: tuple[SlowMilvus, str], store: Store) -> None:
@@ -92,7 +89,7 @@ async def test_the_one_who_stays_is_not_ended(milvus: tuple[SlowMilvus, str], st
     calls = [asyncio.create_task(store.call("list", lists())) for _ in range(2)]
     await eventually(lambda: slow.running == 2)
     calls[0].cancel()
-    await eventually(lambda: len(slow.ended) == 1)
+    await eventually(lambda: slow.ended == 1)
     assert not calls[1].done()
     slow.stop.set()
     assert await calls[1] == []
@@ -106,6 +103,6 @@ async def test_what_may_not_be_asked_twice_goes_on(milvus: tuple[SlowMilvus, str
     with suppress(asyncio.CancelledError):
         await call
     await asyncio.sleep(0.3)
-    assert slow.ended == []
+    assert slow.ended == 0
     slow.stop.set()
     await eventually(lambda: idle(store))
