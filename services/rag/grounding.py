@@ -1,10 +1,14 @@
 """What may be passed off as an answer: the check of each generated sentence against its passage.
 
 The check is strict on purpose: a sentence is supported only if it says, word for word, what one
-sentence of the passage says; case, articles and punctuation apart. Any looser rule lets a falsehood
-through sooner or later (a dropped "not", a moved "only", swapped roles). A true paraphrase fails it;
+sentence of the passage says; case, articles and punctuation apart. A looser rule accepts a falsehood
+sooner or later (a dropped "not", a moved "only", swapped roles). A true paraphrase fails the check;
 then the passage's own sentence goes out instead, which is right too. So an answer is right about its
 source with any model behind it.
+
+A short answer may also be a part of one sentence ("Seven years"), in the same words and the same order,
+if no word that is left out can change what the part says (``spans.py``). That check rests on lists of
+words, so it is weaker than equality: the citation carries the whole sentence beside the short answer.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.rag.spans import is_span
 from services.rag.words import BRACKETED, CITATION, REFERENCE, STOP, content, stem, tokens, words
 from services.runtime.sentences import split_sentences
 
@@ -44,6 +49,11 @@ def supports(sentence: str, source: str) -> bool:
     """Whether a passage's sentence says what a generated one says; its references to sources of its own may be left out."""
     ours = tokens(sentence)
     return bool(ours) and ours in (tokens(source), tokens(REFERENCE.sub("", source)))
+
+
+def answers(text: str, source: str) -> bool:
+    """Whether a short answer is a part of a passage's sentence that may stand alone."""
+    return is_span(text, source) or is_span(text, REFERENCE.sub("", source))
 
 
 def overlap(question: str, sentence: str, context: str) -> float:
@@ -92,19 +102,31 @@ def parse_generated(text: str) -> list[tuple[str, list[int]]]:
 
 
 def ground(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Grounded | None:
-    """The sentence with the source that supports it; a wrong or missing number is set right. None where none does.
+    """The sentence or short answer with the source that supports it; a wrong or missing number is corrected. None if no source
+    supports it.
 
-    Cited passages come first; a source far less relevant than the best does not make a sentence an answer.
+    A source that says the same comes before one of which it is a part; of each kind, cited passages come first. A source far
+    less relevant than the best does not make a sentence an answer.
     """
     best = max((s.relevance for s in sources), default=0.0)
-    fitting = [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN and supports(sentence, s.sentence)]
+    near = [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN]
+    # The model read the source's own numbers in brackets as others (``prompt.py``).
+    said = {s: _own_brackets(sentence, s.sentence) for s in near}
+    whole = [s for s in near if supports(sentence, s.sentence)]
+    fitting = whole or [s for s in near if answers(said[s], s.sentence)]
     if not fitting:
         return None
     chosen = max(fitting, key=lambda s: (s.number in cited, s.relevance))
-    # The model read the source's own numbers in brackets as others (``prompt.py``).
-    for numbers in {found[1] for found in BRACKETED.finditer(chosen.sentence)}:
-        sentence = sentence.replace(f"({numbers})", f"[{numbers}]")
-    return Grounded(f"{escaped(sentence)} [{chosen.number}]", chosen, True)
+    text = said[chosen]
+    if not whole and text.lower() not in chosen.sentence.lower():
+        text = text.removesuffix(".")  # the sentence goes on
+    return Grounded(f"{escaped(text)} [{chosen.number}]", chosen, True)
+
+
+def _own_brackets(text: str, source: str) -> str:
+    for numbers in {found[1] for found in BRACKETED.finditer(source)}:
+        text = text.replace(f"({numbers})", f"[{numbers}]")
+    return text
 
 
 def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:

@@ -127,6 +127,61 @@ def test_a_true_sentence_far_off_the_question_does_not_go_out() -> None:
     assert ground(VALVE, [2], [best, source(2, VALVE, near + 0.01)]) is not None
 
 
+# The short answer
+
+LOGS = "Audit logs are kept for seven years in the archive."
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("Seven years", "Seven years [2]"),
+        ("Seven years.", "Seven years [2]"),
+        ("for seven years", "for seven years [2]"),
+        ("In the archive.", "In the archive. [2]"),
+        (LOGS, f"{LOGS} [2]"),
+    ],
+)
+def test_a_short_answer_goes_out_and_cites_the_whole_sentence(said: str, text: str) -> None:
+    logs = source(2, LOGS)
+    assert ground(said, [2], [source(1, PUMP), logs]) == Grounded(text, logs, True)
+
+
+@pytest.mark.parametrize("said", ["Seven", "years", "Eight years", "Logs are kept", "archive seven years", "in the"])
+def test_a_part_that_says_something_else_does_not_go_out(said: str) -> None:
+    assert ground(said, [2], [source(1, PUMP), source(2, LOGS)]) is None
+
+
+def test_a_short_answer_in_several_sources_cites_the_cited_then_the_most_relevant() -> None:
+    sources = [source(1, LOGS, 0.9), source(2, "Backups are kept for seven years.", 0.88), source(3, LOGS, 0.85)]
+    found = [ground("Seven years", cited, sources) for cited in ([2], [3, 7], [], [9])]
+    assert [g and g.source.number for g in found] == [2, 3, 1, 1]
+
+
+def test_a_source_that_says_the_same_comes_before_one_that_says_more() -> None:
+    sources = [source(1, "The archive: seven years.", 0.9), source(2, "Seven years.", 0.85)]
+    found = ground("Seven years.", [1], sources)
+    assert found is not None
+    assert found.text == "Seven years. [2]"
+
+
+def test_a_short_answer_far_off_the_question_does_not_go_out() -> None:
+    best, far = source(1, PUMP, 0.9), source(2, LOGS, 0.9 - RELEVANCE_MARGIN - 0.01)
+    assert ground("seven years", [2], [best, far]) is None
+
+
+def test_a_short_answer_keeps_or_leaves_out_a_sources_own_numbers() -> None:
+    salt = source(1, "The sauce consists of salt [3] and oil.")
+    for said, text in (("salt (3) and oil", "salt \\[3\\] and oil [1]"), ("salt and oil", "salt and oil [1]")):
+        assert ground(said, [1], [salt]) == Grounded(text, salt, True)
+
+
+def test_a_stop_within_the_sentence_stays() -> None:
+    found = ground("at 5 p.m.", [1], [source(1, "The office closes at 5 p.m. and the gate later.")])
+    assert found is not None
+    assert found.text == "at 5 p.m. [1]"
+
+
 # The quotation
 
 
