@@ -74,7 +74,7 @@ test-e2e: proto models ## The whole cluster as a user meets it
 test-smoke: proto smoke-tools cluster-images ## The chart on a small Kubernetes on this machine: install, helm test, restarts under load
 	@$(STAGE) smoke env PYTHONPATH=. $(BIN)/python -m tests.smoke
 
-test-recipes: proto models ## Each starter's recipe learns, each on one core; what the built starters can do
+test-recipes: proto models ## Each starter's recipe learns, each on one core
 	@$(PYTEST) tests/recipes -n 2
 
 test-cluster: proto cluster-tools cluster-images ## Balancing, upgrades, faults, security on a Kubernetes of three nodes, under load: [TESTS=tests/cluster/test_1_install.py]
@@ -143,7 +143,7 @@ observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards an
 
 lock: setup ## Resolve requirements/*.in anew
 	@for name in services dev triton triton-runtime milvus-lite peers; do \
-	  $(STATE)/venv/tools/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header requirements/$$name.in -o requirements/$$name.txt; \
+	  $(STATE)/venv/tools/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --override requirements/overrides.txt requirements/$$name.in -o requirements/$$name.txt; \
 	done
 
 clean: down ## Stop the cluster and delete all that it wrote

@@ -1,6 +1,6 @@
 """What LoRA adapters cost on a CPU: memory of each engine, and its speed against the base's, in turns.
 
-    .state/venv/triton/bin/python loadtest/adapters.py [--models .state/models] [--rounds 5]
+    .state/venv/triton/bin/python loadtest/adapters.py --base FOLDER [--models .state/models] [--rounds 5]
 
 Makes two untrained adapters of rank 8 (their size and speed are those of trained ones) for the built
 generator in a copy of its own.
@@ -45,7 +45,7 @@ def make_adapter(base: Path, folder: Path, card: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=ROOT / ".state" / "models")
-    parser.add_argument("--base", type=Path, default=ROOT / "model_repository" / "starter" / "generator" / "weights")
+    parser.add_argument("--base", type=Path, required=True, help="the checkpoint that the generator was built from")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

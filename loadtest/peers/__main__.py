@@ -39,7 +39,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; writes nothing to docs")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each contender")
-    parser.add_argument("--generator", default="starter", help="starter, 110m, or a checkpoint's folder")
+    parser.add_argument("--generator", default="default", help="default, 110m, or a checkpoint's folder")
     args = parser.parse_args()
     if unknown := set(args.suites) - set(SUITES):
         parser.error(f"there is no suite {', '.join(sorted(unknown))}")
@@ -51,7 +51,7 @@ def parsed() -> argparse.Namespace:
 
 def kept_as(suite: str, generator: str) -> str:
     """A suite's name among the results: generation has one result a checkpoint."""
-    other = suite == "generation" and generator != "starter"
+    other = suite == "generation" and generator != "default"
     return f"{suite} {Path(generator).name}" if other else suite
 
 

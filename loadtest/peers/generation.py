@@ -60,9 +60,9 @@ class Cell:
         return max(4, self.concurrency)
 
 
-def cells(quick: bool, starter: bool) -> list[Cell]:
-    """Of another checkpoint than the starter, which takes longer, only what the targets speak of."""
-    clients = [1, 4] if quick else [1, 4, 16, 64] if starter else [1, 16]
+def cells(quick: bool, default: bool) -> list[Cell]:
+    """Of another checkpoint than the default, only what the targets speak of."""
+    clients = [1, 4] if quick else [1, 4, 16, 64] if default else [1, 16]
     kinds = [("short", SHORT, 0.0), ("long", LONG, 0.0), ("shared prefix", LONG, SHARED), ("grounded", 0, 0.0)]
     return [Cell(name, tokens, shared, count) for name, tokens, shared in kinds for count in clients]
 
@@ -215,7 +215,7 @@ async def run(bench: Bench) -> dict[str, Any]:
         runs, kind = await contenders(bench, processes, client, new_tokens, warm)
         outcomes = {name: await call(warm, 1) for name, call in runs.items()}
         results = []
-        for number, cell in enumerate(cells(bench.quick, bench.checkpoint == setup.STARTER)):
+        for number, cell in enumerate(cells(bench.quick, bench.checkpoint == setup.DEFAULT)):
             print(f"  {cell.prompts} prompts, {cell.concurrency} clients", flush=True)
 
             def contender(call: Run, cell: Cell = cell, number: int = number) -> Contender:
@@ -229,5 +229,5 @@ async def run(bench: Bench) -> dict[str, Any]:
     return {
         "cells": results, "new_tokens": new_tokens, "agreement": agreement(prompts, outcomes), "checked": CHECKED,
         "lengths": {"short": SHORT, "long": LONG, "shared": SHARED}, "transformers_dtype": kind,
-        "generator": "starter" if bench.checkpoint == setup.STARTER else bench.checkpoint.name,
+        "generator": "default" if bench.checkpoint == setup.DEFAULT else bench.checkpoint.name,
     }  # fmt: skip

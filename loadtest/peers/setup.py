@@ -19,7 +19,8 @@ WORKERS = HERE / "workers"
 TRITON_PYTHON = STATE / "venv" / "triton" / "bin" / "python"
 PEERS_PYTHON = STATE / "venv" / "peers" / "bin" / "python"
 INFINITY_PYTHON = STATE / "venv" / "peers-infinity" / "bin" / "python"
-STARTER = ROOT / "model_repository" / "starter" / "generator" / "weights"
+# The checkpoint behind the catalogue's generator.
+DEFAULT = OWN / "checkpoint-default"
 # llama.cpp's source, as the source distribution of its Python bindings carries it.
 BINDINGS = "llama-cpp-python==0.3.36"
 BINDINGS_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -83,9 +84,10 @@ def gguf(checkpoint: Path) -> Path:
 
 
 def generator(name: str) -> Path:
-    """The folder of a checkpoint: ``starter``, ``110m`` (made by loadtest/make_checkpoint.py), or a folder's path."""
-    if name == "starter":
-        return STARTER
+    """The folder of a checkpoint: ``default``, ``110m`` (made by loadtest/make_checkpoint.py), or a folder's path."""
+    if name == "default":
+        subprocess.run([TRITON_PYTHON, WORKERS / "checkpoint.py", "generator", DEFAULT], check=True)
+        return DEFAULT
     if name != "110m":
         return Path(name).resolve()
     folder = OWN / "checkpoint-110m"
@@ -95,9 +97,9 @@ def generator(name: str) -> Path:
 
 
 def models(checkpoint: Path) -> Path:
-    """The model repository with this generator; the built one where it is the starter."""
+    """The model repository with this generator; the built one where it is the default."""
     built = STATE / "models"
-    if checkpoint == STARTER:
+    if checkpoint == DEFAULT:
         return built
     into = OWN / "models"
     for name in ("embedder", "reranker", "diffuser", "upscaler"):

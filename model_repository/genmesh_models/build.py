@@ -94,9 +94,6 @@ def build_key(entry: Entry, weights: dict[str, str]) -> str:
     total = hashlib.sha256(json.dumps(weights, sort_keys=True).encode())
     for path in code_of(entry):
         total.update(path.name.encode() + path.read_bytes())
-    for folder in (entry.adapter, entry.corrector):
-        if folder is not None and not entry.overridden:
-            total.update(json.dumps(sources.checksums(REPOSITORY / folder)).encode())
     facts = {key: value for key, value in asdict(entry).items() if key not in ("verify", "sha256", "source")}
     facts |= entry.hints
     for library in LIBRARIES:
@@ -136,7 +133,7 @@ def build(entry: Entry, into: Path, report: Report) -> dict[str, Any] | None:
     report("check")
     source = sources.folder_of(entry, lambda text: report(f"check: {text}"))
     sources.check(entry, source)
-    weights = sources.checksums(source)
+    weights = sources.weights_of(entry, source)
     key = build_key(entry, weights)
     model = into / entry.name
     card = versions.active(model)

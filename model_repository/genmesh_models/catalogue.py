@@ -44,7 +44,7 @@ PRECISIONS = {
 }
 # Bounds that every figure keeps: for measuring precisions that nobody would serve.
 UNBOUNDED = {
-    "cosine_mean": -1, "cosine_min": -1, "score_difference_max": 1, "ndcg_at_10": 1, "ndcg_over_late_interaction": -1, "top1_agreement": 0,
+    "cosine_mean": -1, "cosine_min": -1, "score_difference_max": 1, "ndcg_at_10": 1, "top1_agreement": 0,
     "perplexity_ratio": 1e9, "psnr_db": 0, "ssim": -1, "prompt_accuracy": 0,
     "psnr_over_bicubic_db": -100, "sharpness_over_bicubic": 0,
 }  # fmt: skip
@@ -53,7 +53,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 # What else an entry may say, by task, with what holds where it does not (None: the checkpoint's own, or the profile's).
 LIMITS: dict[str, dict[str, float | None]] = {
     "embed": {"context_tokens": None},
-    "rerank": {"context_tokens": None, "corrected_passages": None},
+    "rerank": {"context_tokens": None},
     "generate": {
         "context_tokens": None, "kv_cache_gigabytes": 1, "max_sequences": 64, "max_batched_tokens": 512, "max_waiting": 512,
         "max_adapters": 4, "max_adapter_rank": None, "stream_milliseconds": 25, "stream_messages": 640, "stream_interval": 2,
@@ -64,9 +64,7 @@ LIMITS: dict[str, dict[str, float | None]] = {
 }  # fmt: skip
 # What is right for a starter's weights only, and not for those that take their place.
 TUNED = ("default_steps", "default_guidance_scale")
-BUILD_KEYS = {
-    "task", "source", "sha256", "precision", "inference", "verify", "gpu", "only", "adapter", "corrector", "evaluate",
-}  # fmt: skip
+BUILD_KEYS = {"task", "source", "sha256", "precision", "inference", "verify", "gpu", "only", "adapter", "evaluate"}
 INFERENCE = ("f32", "auto")
 
 
@@ -82,7 +80,6 @@ class Entry:
     sha256: Mapping[str, str] = field(default_factory=dict)  # of the source's files, by name
     verify: Mapping[str, float] = field(default_factory=dict)  # other bounds than verification.py's
     adapter: str | None = None  # a LoRA that is merged into the source before anything else
-    corrector: str | None = None  # a reranker's: a LoRA that makes a cross-encoder of the source, and its mix.json
     evaluate: str | None = None  # a starter's folder whose own measure belongs to the verification
     limits: Mapping[str, Any] = field(default_factory=dict)  # written into model.json
     inference: str = "f32"  # what a CPU computes in, or "auto": bfloat16 if the building machine has it
@@ -176,7 +173,7 @@ def entry_of(name: str, facts: Any, profile: str, where: str) -> Entry:
     defaults = {key: value for key, value in LIMITS[task].items() if value is not None}
     return Entry(
         name, task, source or facts["source"], precision, profile, sums, bounds, facts.get("adapter"),
-        facts.get("corrector"), facts.get("evaluate"), defaults | limits, inference, reference,
+        facts.get("evaluate"), defaults | limits, inference, reference,
     )  # fmt: skip
 
 

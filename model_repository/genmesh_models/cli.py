@@ -159,7 +159,7 @@ def verify(
             source = sources.folder_of(entry)
             sources.check(entry, source)
             was = card["source_sha256"]
-            if card["source"] == entry.source and sources.checksums(source) != was:
+            if card["source"] == entry.source and sources.weights_of(entry, source) != was:
                 found.append(f"{entry.name}: the files of {entry.source} changed since it was built; build it again")
         except BuildError as failure:
             found.append(str(failure))
@@ -280,7 +280,7 @@ def add(
 
 def usual(starter: Entry | None) -> dict[str, Any]:
     """The limits of a task's starter that are not only its own: the checkpoint says how much it reads."""
-    own = (*catalogues.TUNED, "context_tokens", "corrected_passages")
+    own = (*catalogues.TUNED, "context_tokens")
     return {key: value for key, value in starter.limits.items() if key not in own} if starter is not None else {}
 
 
@@ -419,6 +419,9 @@ def finetune(
         int, typer.Option(min=1, help="Evaluations without a lower held-out loss before training ends.")
     ] = 4,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step, padding included.")] = 1024,
+    start: Annotated[
+        Path | None, typer.Option(help="An adapter to go on with, as PEFT writes it; its rank stays.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
     """Train a LoRA adapter on chats; it can be served at once, without a restart."""
@@ -431,7 +434,7 @@ def finetune(
         task = bar.add_task(name, total=None, loss="")
         result = work.finetune(
             entry, name, data, into, quantized=quantized, rank=rank, epochs=epochs, rate=rate, seed=seed,
-            device=device, held_out=held_out, patience=patience, batch_tokens=batch_tokens,
+            device=device, held_out=held_out, patience=patience, batch_tokens=batch_tokens, start=start,
             say=lambda text: console.print(text, markup=False),
             show=lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=f"{loss:.4f}"),
         )  # fmt: skip

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from genmesh_models import verification
-from genmesh_models.catalogue import REPOSITORY, Entry
+from genmesh_models.catalogue import Entry
 from genmesh_models.colbert import markers_of
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import WORD_VECTORS, read_json, tokenizer_of, with_adapter
+from genmesh_models.sources import WORD_VECTORS, read_json, tokenizer_of
 from genmesh_models.texts import calibration_texts, retrieval_set
 
 from encoder import Encoder, StaticEncoder, open_encoder, pack
@@ -28,7 +26,6 @@ OFFSET_POSITIONS = {"mpnet", "roberta", "xlm-roberta"}
 CONTEXT = 512  # where neither catalogue nor checkpoint sets one
 UNLIMITED = 10**6  # what a tokenizer without a bound says is longer
 CROSS_CANDIDATES = 10  # passages a query that a cross-encoder ranks in verification
-CORRECTED = 8  # passages a query whose score a cross-encoder corrects, where the catalogue sets none
 
 
 def pooling_of(source: Path) -> str:
@@ -112,21 +109,21 @@ class FullPrecision:
         return rows
 
 
-def verified(task: str, facts: dict[str, Any], ours: Sequence[Any], theirs: Sequence[Any]) -> list[verification.Figure]:
-    """The figures of a built network; ``ours`` and ``theirs`` (full precision): an encoder and, or None, a corrector."""
-    both = [[one and Once(one) for one in pair] for pair in (ours, theirs)]
+def verified(task: str, facts: dict[str, Any], ours: Any, theirs: Any) -> list[verification.Figure]:
+    """The figures of a built network: the encoder that is served, and the one in full precision."""
+    both = [Once(ours), Once(theirs)]
     found, figures = retrieval_set(), []
     crossed = facts.get("scoring") == "cross-encoder"
     if not crossed:
         texts = [*found.passages.values(), *(query for query, _ in found.queries)]
-        rows = [dict(zip(texts, encoder.run(encoder.encode(texts)), strict=True)) for encoder, _ in both]
+        rows = [dict(zip(texts, encoder.run(encoder.encode(texts)), strict=True)) for encoder in both]
         figures = verification.vectors([(rows[0][text], rows[1][text]) for text in texts])
         if task == "embed":
             quality = [verification.ranking(cosine(vectors), None) for vectors in rows]
             return [*figures, verification.figure("ndcg_at_10", *quality)]
     # A cross-encoder reads each pair, so it ranks fewer passages a query.
     candidates = CROSS_CANDIDATES if crossed else None
-    rankers = [Ranker(facts, encoder, corrector) for encoder, corrector in both]
+    rankers = [Ranker(facts, encoder) for encoder in both]
     given: list[list[np.ndarray]] = [[], []]
     quality = []
     for ranker, kept in zip(rankers, given, strict=True):
@@ -138,12 +135,7 @@ def verified(task: str, facts: dict[str, Any], ours: Sequence[Any], theirs: Sequ
         quality.append(verification.ranking(score, candidates))
     if crossed:
         figures += verification.scores(list(zip(*given, strict=True)))
-    figures.append(verification.figure("ndcg_at_10", *quality))
-    if facts["scoring"] == "corrected":
-        plain = Ranker(facts | {"scoring": "late-interaction"}, both[0][0])
-        late = verification.ranking(lambda q, passages: plain.score([(q, p) for p in passages]), None)
-        figures.append(verification.figure("ndcg_over_late_interaction", quality[0] - late))
-    return figures
+    return [*figures, verification.figure("ndcg_at_10", *quality)]
 
 
 def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
@@ -151,20 +143,7 @@ def build_network(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
     config = read_json(source / "config.json")
     facts = facts_of(source, config, entry) | {"engine": "openvino"} | entry.hints
     rows = "text" if entry.task == "embed" else "score" if facts["scoring"] == "cross-encoder" else "tokens"
-    networks = [converted(source, out, entry, rows, facts)]
-    if facts.get("scoring") == "corrected":
-        # What activations in INT8 cost a score that reads two texts is more than the correction gains.
-        kept = replace(entry, precision="int8-weights" if entry.precision == "int8" else entry.precision)
-        with TemporaryDirectory() as folder:
-            whole = with_adapter(entry, source, str(entry.corrector), Path(folder))
-            networks.append(converted(whole, out / "corrector", kept, "logit", facts))
-    ours, theirs = zip(*networks, strict=True)
-    return facts | {"verification": verified(entry.task, facts, padded(ours), padded(theirs))}
-
-
-def padded(networks: Sequence[Any]) -> list[Any]:
-    """An encoder and its corrector, None where there is none."""
-    return [*networks, None][:2]
+    return facts | {"verification": verified(entry.task, facts, *converted(source, out, entry, rows, facts))}
 
 
 TABLE_PRECISIONS = ("fp32", "fp16", "int8", "int8-weights")
@@ -242,21 +221,13 @@ def facts_of(source: Path, config: dict[str, Any], entry: Entry) -> dict[str, An
         if (labels := AutoConfig.from_pretrained(source).num_labels) != 1:
             raise BuildError(f"{entry.name}: {source} has {labels} labels; a cross-encoder that ranks has one")
         return facts | {"scoring": "cross-encoder"}
-    if entry.corrector is None or entry.overridden:
-        return facts | {"scoring": "late-interaction"}
-    mix = read_json(REPOSITORY / entry.corrector / "mix.json")
-    return facts | {
-        "scoring": "corrected",
-        "correction_weight": mix["cross"] / mix["late"],
-        "corrected_passages": entry.limits.get("corrected_passages", CORRECTED),
-    }
+    return facts | {"scoring": "late-interaction"}
 
 
 def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str, Any]) -> tuple[Encoder, FullPrecision]:
     """The network in the entry's precision, written to ``out`` and opened, and the one that it was made of.
 
-    ``rows``: what the network gives for a text: "text", a unit vector; "tokens", one a token; of a pair
-    "score", 0 to 1, or its "logit".
+    ``rows``: what the network gives for a text: "text", a unit vector; "tokens", one a token; of a pair "score", 0 to 1.
     """
     import nncf
     import openvino as ov
@@ -265,7 +236,7 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
 
     # A head of one output in INT8 gives a thousand times its logit in OpenVINO's plugin for CPUs.
     head = nncf.IgnoredScope(patterns=[".*classifier.*"], validate=False)
-    cross = rows in ("score", "logit")
+    cross = rows == "score"
     pooling = facts.get("pooling")
 
     class Network(torch.nn.Module):
@@ -283,7 +254,7 @@ def converted(source: Path, out: Path, entry: Entry, rows: str, facts: dict[str,
             extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             found = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra)
             if cross:
-                return found.logits if rows == "logit" else torch.sigmoid(found.logits)
+                return torch.sigmoid(found.logits)
             tokens = found.last_hidden_state
             if rows == "tokens":
                 tokens = self.projection(tokens)

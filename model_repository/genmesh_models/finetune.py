@@ -120,19 +120,18 @@ def losses(model: Any, batch: list[tuple[list[int], int]], pad: int) -> tuple[An
     width = max(len(ids) for ids, _ in batch)
     tokens = torch.full((len(batch), width), pad)
     labels, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
-    # Answers stand at the right, so that logits are computed of these columns only.
     for row, (ids, begin) in enumerate(batch):
         start = max(1, begin)  # nothing foretells the first token
-        tokens[row, width - len(ids) :] = torch.tensor(ids)
-        labels[row, width - len(ids) + start :] = torch.tensor(ids[start:])
-        mask[row, width - len(ids) :] = 1
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        labels[row, start - 1 : len(ids) - 1] = torch.tensor(ids[start:])
+        mask[row, : len(ids)] = 1
     tokens, labels, mask = (one.to(model.device) for one in (tokens, labels, mask))
-    kept = min(width, 1 + max(len(ids) - start for ids, start in batch))
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=tokens, attention_mask=mask, position_ids=positions, logits_to_keep=kept).logits[:, :-1]
-    wanted = labels[:, width - kept + 1 :]
-    total = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), reduction="sum")
-    return total, int((wanted != -100).sum())
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = whole.base_model(input_ids=tokens, attention_mask=mask).last_hidden_state
+    # A vocabulary is wide: logits are computed where an answer's token is foretold, and nowhere else.
+    wanted = labels != -100
+    logits = whole.get_output_embeddings()(hidden[wanted])
+    return torch.nn.functional.cross_entropy(logits.float(), labels[wanted], reduction="sum"), int(wanted.sum())
 
 
 def mean_loss(model: Any, batches: list[list[tuple[list[int], int]]], pad: int) -> float:
@@ -150,9 +149,11 @@ def finetune(
     entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int | None, rate: float,
     seed: int, say: Callable[[str], None], show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
     device: str = "cpu", held_out: float | None = None, patience: int = 4, batch_tokens: int = TOKENS,
+    start: Path | None = None,
 ) -> Path:  # fmt: skip
     """Train an adapter for a generator and put it beside its versions; the adapter's folder. Without ``epochs`` for
     LEAST_STEPS steps, and at least three times over the data: a few chats are a step or two an epoch, which teaches nothing.
+    ``start``: an adapter in PEFT's format that goes on being trained, of its own rank.
 
     The held-out chats are evaluated EVALUATIONS times. The adapter with the lowest mean loss on them is kept, and training
     ends after ``patience`` evaluations without a lower one. ``say``: a line now and then; ``show``: each step, of how many, and its loss.
@@ -160,11 +161,13 @@ def finetune(
     card, plain, sums = lora.base_of(entry, name, into)
     chats = read_chats(data)
     where = device_of(device)
+    if start is not None:
+        rank = lora.checked(entry, start, plain)
     staged = lora.staging(entry, name, into)
     # What is served is the checkpoint with the catalogue's own adapter in it.
     base = sources.merged(entry, plain, staged.with_name(f"{staged.name}-base"))
     import torch
-    from peft import LoraConfig, TaskType, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(seed)
@@ -182,14 +185,17 @@ def finetune(
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     kind = model.config.model_type
     adapter_dtype = torch.bfloat16 if quantized else torch.float32
-    model = get_peft_model(
-        model,
-        LoraConfig(
-            task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, lora_dropout=0.0,
-            target_modules=TARGETS.get(kind, TARGETS[""]), fan_in_fan_out=kind == "gpt2",
-        ),
-        autocast_adapter_dtype=False,
-    )  # fmt: skip
+    if start is not None:
+        model = PeftModel.from_pretrained(model, str(start), is_trainable=True, autocast_adapter_dtype=False)
+    else:
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                task_type=TaskType.CAUSAL_LM, r=rank, lora_alpha=2 * rank, lora_dropout=0.0,
+                target_modules=TARGETS.get(kind, TARGETS[""]), fan_in_fan_out=kind == "gpt2",
+            ),
+            autocast_adapter_dtype=False,
+        )  # fmt: skip
     model.peft_config["default"].base_model_name_or_path = entry.source
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:

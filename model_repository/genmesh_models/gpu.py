@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from genmesh_models import awq, diffusers, generators, upscalers, verification, 
 from genmesh_models.catalogue import REPOSITORY, Entry
 from genmesh_models.diffusers import PROMPTS
 from genmesh_models.errors import BuildError
-from genmesh_models.sources import folder_of, read_json, recipe, tokenizer_of, with_adapter
+from genmesh_models.sources import folder_of, read_json, recipe, tokenizer_of
 from genmesh_models.texts import held_out
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
@@ -105,32 +104,21 @@ def encoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
 
     tokenizer = tokenizer_of(entry.name, source)
     facts = encoders.facts_of(source, read_json(source / "config.json"), entry) | {"engine": "torch-cuda"}
-    crossed = facts.get("scoring") in ("cross-encoder", "corrected")
+    crossed = facts.get("scoring") == "cross-encoder"
     facts["token_types"] = crossed and "token_type_ids" in tokenizer.model_input_names
     sys.path.insert(0, str(REPOSITORY / "gpu" / "shared"))
     from projection import dense_of, projection_of
     from torch_encoder import Encoder, network_of
 
-    def both(source: Path, out: Path, facts: dict[str, Any]) -> tuple[Encoder, Encoder]:
-        """The encoder in the entry's precision, and in full."""
-        cast(source, out, entry.precision)
-        tokenizer.save_pretrained(out)
-        for folder in dense_of(source):
-            shutil.copytree(folder, out / folder.relative_to(source), dirs_exist_ok=True)
-        built = Encoder(out, facts, torch.device("cpu"), torch.float32)
-        full = copy(built)
-        full.network = network_of(source, facts).float()
-        full.projection = projection_of(source)
-        return built, full
-
-    networks = [both(source, out, facts)]
-    if facts.get("scoring") == "corrected":
-        with TemporaryDirectory() as folder:
-            whole = with_adapter(entry, source, str(entry.corrector), Path(folder))
-            networks.append(both(whole, out / "corrector", facts | {"scoring": "logit"}))
-    ours, theirs = zip(*networks, strict=True)
-    figures = encoders.verified(entry.task, facts, encoders.padded(ours), encoders.padded(theirs))
-    return facts | {"verification": figures}
+    cast(source, out, entry.precision)
+    tokenizer.save_pretrained(out)
+    for folder in dense_of(source):
+        shutil.copytree(folder, out / folder.relative_to(source), dirs_exist_ok=True)
+    built = Encoder(out, facts, torch.device("cpu"), torch.float32)
+    full = copy(built)
+    full.network = network_of(source, facts).float()
+    full.projection = projection_of(source)
+    return facts | {"verification": encoders.verified(entry.task, facts, built, full)}
 
 
 # Generators

@@ -12,7 +12,7 @@ from genmesh_models import gpu, sources, versions
 from genmesh_models.catalogue import NAME, Entry, source_variable
 from genmesh_models.errors import BuildError
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+CONFIG, WEIGHTS = sources.ADAPTER
 # PEFT's name of a low-rank factor's weight, with the layer that it is added to.
 FACTOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
@@ -32,7 +32,7 @@ def base_of(entry: Entry, name: str, into: Path) -> tuple[dict[str, Any], Path, 
     if not card.get("max_adapters"):
         raise BuildError(f"{entry.name}: its max_adapters is 0, so no request could choose one")
     base = sources.folder_of(entry)
-    sums = sources.checksums(base)
+    sums = sources.weights_of(entry, base)
     if sums != card["source_sha256"]:
         raise BuildError(
             f"{entry.name}: version {card['version']} was built from other weights ({card['source']}) than {entry.source} has "
@@ -98,6 +98,15 @@ def remove(entry: Entry, name: str, into: Path) -> None:
 def add(entry: Entry, name: str, folder: Path, into: Path) -> Path:
     """Serve an adapter that PEFT wrote elsewhere; BuildError where it is not LoRA or does not fit the generator."""
     card, base, sums = base_of(entry, name, into)
+    rank = checked(entry, folder, base)
+    staged = staging(entry, name, into)
+    for file in (WEIGHTS, CONFIG):
+        shutil.copy(folder / file, staged)
+    return place(staged, into, card, {"name": name, "rank": rank, "base_sha256": sums})
+
+
+def checked(entry: Entry, folder: Path, base: Path) -> int:
+    """The rank of an adapter that PEFT wrote; BuildError where it is not LoRA or does not fit the checkpoint ``base``."""
     config = sources.read_json(folder / CONFIG)
     if config.get("peft_type") != "LORA":
         raise BuildError(f"{folder} holds an adapter of type {config.get('peft_type')!r}; LORA is served")
@@ -112,10 +121,7 @@ def add(entry: Entry, name: str, folder: Path, into: Path) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise BuildError(f"{folder / WEIGHTS} is missing")
     check_fit(entry, shapes(folder / WEIGHTS), shapes(*sorted(base.glob("*.safetensors"))), folder, config["r"])
-    staged = staging(entry, name, into)
-    for file in (WEIGHTS, CONFIG):
-        shutil.copy(folder / file, staged)
-    return place(staged, into, card, {"name": name, "rank": config.get("r"), "base_sha256": sums})
+    return int(config["r"])
 
 
 def shapes(*files: Path) -> dict[str, list[int]]:

@@ -57,8 +57,7 @@ def reranker(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from encoder import Encoder
     from ranker import Ranker
 
-    corrector = Encoder(folder / "corrector", card) if card["scoring"] == "corrected" else None
-    ranker = Ranker(card, Encoder(folder, card), corrector)
+    ranker = Ranker(card, Encoder(folder, card))
     found = retrieval_set()
     pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:24]]
     return lambda: (len(pairs), ranker.score(pairs)), "pairs/s"

@@ -22,7 +22,6 @@ LABELS = {
     "cosine_min": "least {:.4f}",
     "score_difference_max": "score off by at most {:.3f}",
     "ndcg_at_10": "nDCG@10 {:.4f}",
-    "ndcg_over_late_interaction": "{:+.4f} over late interaction",
     "top1_agreement": "top-1 agreement {:.1%}",
     "perplexity_ratio": "x {:.4f}",
     "psnr_db": "PSNR {:.1f} dB",

@@ -18,6 +18,7 @@ from genmesh_models.catalogue import REPOSITORY, Entry, source_variable
 from genmesh_models.errors import BuildError
 
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # what PEFT writes and reads
 WORD_VECTORS = ("vectors.txt", "glove*.txt", "*.vec")  # token tables as text
 
 
@@ -263,25 +264,31 @@ def check_room(entry: Entry, source: Path, target: Path) -> None:
         )
 
 
+def adapter_of(entry: Entry) -> Path | None:
+    """The folder of the LoRA that is merged into an entry's source; None where there is none."""
+    if entry.adapter is None or entry.overridden:
+        return None
+    adapter = (REPOSITORY / entry.adapter).resolve()
+    if missing := [name for name in ADAPTER if not (adapter / name).is_file()]:
+        raise BuildError(f"{entry.name}: the adapter {adapter} has no {missing[0]}")
+    return adapter
+
+
+def weights_of(entry: Entry, folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that a model is built from: those of the source's folder, and of the merged LoRA's below adapter/."""
+    adapter = adapter_of(entry)
+    names = ADAPTER if adapter is not None else ()
+    return checksums(folder) | {f"adapter/{name}": sha256(adapter / name) for name in names}
+
+
 def merged(entry: Entry, base: Path, into: Path) -> Path:
     """The checkpoint with the entry's LoRA merged in, as a folder of its own; the base where there is none."""
-    if entry.adapter is None or entry.overridden:
+    if (adapter := adapter_of(entry)) is None:
         return base
-    return with_adapter(entry, base, entry.adapter, into)
-
-
-def with_adapter(entry: Entry, base: Path, folder: str, into: Path) -> Path:
-    """The checkpoint with a LoRA of the repository merged in; a reranker's is of a cross-encoder."""
-    adapter = (REPOSITORY / folder).resolve()
-    if not adapter.is_dir():
-        raise BuildError(f"{entry.name}: there is no adapter {adapter}")
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if entry.task == "rerank":
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
     whole = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     whole.save_pretrained(into)
     AutoTokenizer.from_pretrained(base).save_pretrained(into)

@@ -25,8 +25,6 @@ DEFAULTS = {
     "score_difference_max": (0.15, False),
     # nDCG@10 on retrieval.jsonl: at most this much less than full precision's.
     "ndcg_at_10": (0.02, True),
-    # What the correction adds to late interaction's nDCG@10.
-    "ndcg_over_late_interaction": (0.0, True),
     # Share of positions at which both networks hold the same token for the likeliest.
     "top1_agreement": (0.85, True),
     # exp(mean negative log-likelihood) of the built network over that of the full-precision one.

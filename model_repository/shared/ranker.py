@@ -8,9 +8,6 @@
   queries from passages, queries are filled up (or cut) to ``query_tokens``, all tokens take part but the passages'
   ``skipped``.
 - ``cross-encoder``: the network reads query and passage as one text; its row is the score, 0 to 1.
-- ``corrected``: late interaction ranks all of a query's passages; of the best ``corrected_passages`` a cross-encoder
-  (its row is a logit) corrects the score by ``correction_weight`` times its own. The others are corrected as the worst
-  of these, so that none overtakes what was read more closely.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from typing import Any
 import numpy as np
 
 Pair = tuple[str, str]
-SCORINGS = ("late-interaction", "cross-encoder", "corrected")
+SCORINGS = ("late-interaction", "cross-encoder")
 
 
 @dataclass(frozen=True)
@@ -68,30 +65,20 @@ def every(index: int) -> bool:
 
 
 class Ranker:
-    """``encoder`` and, where scores are corrected, ``corrector`` have ``encode(texts)`` and ``run(encodings, wanted)``."""
+    """``encoder`` has ``encode(texts)`` and ``run(encodings, wanted)``."""
 
-    def __init__(self, card: dict[str, Any], encoder: Any, corrector: Any = None) -> None:
-        self.encoder, self.corrector = encoder, corrector
-        self.passages: int = card.get("corrected_passages", 0)
-        self.weight = np.float32(card.get("correction_weight", 0))
+    def __init__(self, card: dict[str, Any], encoder: Any) -> None:
+        self.encoder = encoder
         self.scoring: str = card["scoring"]
         self.wanted = every
         self.colbert = Colbert(card["colbert"], encoder.max_tokens) if "colbert" in card else None
         if self.scoring not in SCORINGS:
             raise ValueError(f"scoring {self.scoring!r} is not known")
 
-    def score(
-        self, pairs: Sequence[Pair], owners: Sequence[int] | None = None, wanted: Callable[[int], bool] = every
-    ) -> np.ndarray:
-        """float32 (pairs,); ``owners``: the request that each pair is of, so that none's scores depend on another's.
-
-        ``wanted`` is called before each batch of rows, and may raise to end the work."""
+    def score(self, pairs: Sequence[Pair], wanted: Callable[[int], bool] = every) -> np.ndarray:
+        """float32 (pairs,); ``wanted`` is called before each batch of rows, and may raise to end the work."""
         self.wanted = wanted
-        if self.scoring == "cross-encoder":
-            return self.crossed(pairs)
-        if self.scoring == "late-interaction":
-            return self.late_interaction(pairs)
-        return self.corrected(pairs, owners or [0] * len(pairs))
+        return self.crossed(pairs) if self.scoring == "cross-encoder" else self.late_interaction(pairs)
 
     def late_interaction(self, pairs: Sequence[Pair]) -> np.ndarray:
         """float32 (pairs,)."""
@@ -125,24 +112,6 @@ class Ranker:
         }
         return asked, told
 
-    def crossed(self, pairs: Sequence[Pair], encoder: Any = None) -> np.ndarray:
+    def crossed(self, pairs: Sequence[Pair]) -> np.ndarray:
         """The network's row of each pair, float32 (pairs,)."""
-        encoder = encoder or self.encoder
-        return np.array([row[0] for row in encoder.run(encoder.encode(pairs), self.wanted)], np.float32)
-
-    def corrected(self, pairs: Sequence[Pair], owners: Sequence[int]) -> np.ndarray:
-        """float32 (pairs,)."""
-        scores = self.late_interaction(pairs)
-        asked: dict[tuple[int, str], list[int]] = {}
-        for index, (owner, (query, _)) in enumerate(zip(owners, pairs, strict=True)):
-            asked.setdefault((owner, query), []).append(index)
-        close = {
-            query: np.array(indexes)[np.argsort(-scores[indexes], kind="stable")[: self.passages]]
-            for query, indexes in asked.items()
-        }
-        read = [int(index) for indexes in close.values() for index in indexes]
-        logits = np.full(len(pairs), np.nan, np.float32)
-        logits[read] = self.crossed([pairs[index] for index in read], self.corrector)
-        for query, indexes in asked.items():
-            logits[indexes] = np.where(np.isnan(logits[indexes]), logits[close[query]].min(), logits[indexes])
-        return scores + self.weight * logits
+        return np.array([row[0] for row in self.encoder.run(self.encoder.encode(pairs), self.wanted)], np.float32)

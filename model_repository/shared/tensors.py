@@ -99,14 +99,14 @@ class Batch(Generic[T]):
 
     def answer(
         self,
-        work: Callable[[Sequence[T], Sequence[int], Callable[[int], bool]], Sequence[Any]],
+        work: Callable[[Sequence[T], Callable[[int], bool]], Sequence[Any]],
         respond: Callable[[list[T], list[Any]], Any],
     ) -> list[Any]:
-        """A response to each request. ``work`` gets all items, the request of each, and `wanted`, and gives a result for
-        each; if it fails, each request is worked on alone. ``respond`` makes a response of a request's items and results."""
+        """A response to each request. ``work`` gets all items and `wanted`, and gives a result for each; if it fails, each
+        request is worked on alone. ``respond`` makes a response of a request's items and results."""
         open_ = self._open()
         try:
-            results = work(self.items, self.owners, self.wanted) if open_ else []
+            results = work(self.items, self.wanted) if open_ else []
         except Exception as failure:
             if self._open():
                 traceback.print_exc()
@@ -130,7 +130,7 @@ class Batch(Generic[T]):
 def ranked(requests: Sequence[Any], score: Callable[..., np.ndarray]) -> list[Any]:
     """A response with ``score`` for each request with ``query`` and ``passage``; all pairs are scored together.
 
-    ``score`` gets the pairs, the request of each, and what is to be asked before each batch of them (`any_wanted`)."""
+    ``score`` gets the pairs and what is to be asked before each batch of them (`any_wanted`)."""
 
     def pairs(request: Any) -> list[tuple[str, str]]:
         return list(zip(texts(request, "query"), texts(request, "passage"), strict=True))
@@ -139,4 +139,4 @@ def ranked(requests: Sequence[Any], score: Callable[..., np.ndarray]) -> list[An
         return pb_utils.InferenceResponse([pb_utils.Tensor("score", np.array(scores, np.float32)[:, None])])
 
     batch = Batch("reranker", requests, pairs)
-    return batch.answer(lambda items, owners, _: score(items, owners, batch.any_wanted), respond)
+    return batch.answer(lambda items, _: score(items, batch.any_wanted), respond)

@@ -23,7 +23,9 @@ from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
 RELEVANCE_MARGIN = 0.08
-SHARED_WORDS = 0.05  # their weight in a sentence's relevance
+# Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's own score, which knows
+# what the sentences around it say.
+SHARED_WORDS, PASSAGE = 0.05, 0.65
 LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
 
 
@@ -65,16 +67,19 @@ def overlap(question: str, sentence: str, context: str) -> float:
     return sum(1.0 if w in here else 0.5 if w in above else 0.0 for w in asked) / len(asked)
 
 
-def relevance(question: str, sentence: str, context: str, similarity: float) -> float:
-    """How likely a sentence answers a question, 0 to 1: likeness of meaning (the reranker's, -1 to 1) and shared words.
+def relevance(question: str, sentence: str, context: str, similarity: float, passage: float) -> float:
+    """How likely a sentence answers a question, 0 to 1: likeness of meaning (``similarity``, the
+    reranker's, -1 to 1), shared words, and how well its passage answers (``passage``, the reranker's too).
 
-    ``context`` is the title and headings that the sentence stands under. Shared words decide among
+    ``context`` is the title and headings that the sentence stands under. Of the project's forty questions the passage's score
+    finds the right passage for 29, the sentence alone for 26. Shared words decide among
     sentences that are alike in meaning, no more: on ``model_repository/retrieval.jsonl``, whose questions
     are worded freely, half the weight for them found the right passage for 59 % of the questions, this
     for 79 %.
     """
-    likeness = min(1.0, max(0.0, similarity))
-    return (1 - SHARED_WORDS) * likeness + SHARED_WORDS * overlap(question, sentence, context)
+    likeness, around = (min(1.0, max(0.0, score)) for score in (similarity, passage))
+    alone = (1 - SHARED_WORDS) * likeness + SHARED_WORDS * overlap(question, sentence, context)
+    return (1 - PASSAGE) * alone + PASSAGE * around
 
 
 def escaped(text: str) -> str:
@@ -108,8 +113,7 @@ def ground(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Gr
     A source that says the same comes before one of which it is a part; of each kind, cited passages come first. A source far
     less relevant than the best does not make a sentence an answer.
     """
-    best = max((s.relevance for s in sources), default=0.0)
-    near = [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN]
+    near = _near(sources)
     # The model read the source's own numbers in brackets as others (``prompt.py``).
     said = {s: _own_brackets(sentence, s.sentence) for s in near}
     whole = [s for s in near if supports(sentence, s.sentence)]
@@ -129,9 +133,30 @@ def _own_brackets(text: str, source: str) -> str:
     return text
 
 
-def quote(sources: Sequence[Source], threshold: float) -> Grounded | None:
-    """The most relevant sentence as a quotation; None where none is relevant enough."""
-    best = max(sources, key=lambda s: s.relevance, default=None)
-    if best is None or best.relevance < threshold:
-        return None
-    return Grounded(f"“{escaped(best.sentence)}” [{best.number}]", best, False)
+def located(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> Grounded | None:
+    """The sentence that generated words stand in, as a quotation, though they may not stand for it; None where none is near.
+
+    A model often finds the right sentence, and leaves out what belongs to it.
+    """
+    ours = tokens(sentence)
+    fitting = [s for s in _near(sources) if ours and _within(ours, tokens(s.sentence))]
+    return _quoted(max(fitting, key=lambda s: (s.number in cited, s.relevance))) if fitting else None
+
+
+def quote(sources: Sequence[Source]) -> Grounded | None:
+    """The most relevant sentence as a quotation; None where there is no sentence."""
+    return _quoted(max(sources, key=lambda s: s.relevance)) if sources else None
+
+
+def _quoted(source: Source) -> Grounded:
+    return Grounded(f"“{escaped(source.sentence)}” [{source.number}]", source, False)
+
+
+def _near(sources: Sequence[Source]) -> list[Source]:
+    """Those little less relevant than the best."""
+    best = max((s.relevance for s in sources), default=0.0)
+    return [s for s in sources if s.relevance >= best - RELEVANCE_MARGIN]
+
+
+def _within(part: Sequence[str], whole: Sequence[str]) -> bool:
+    return any(whole[at : at + len(part)] == part for at in range(len(whole) - len(part) + 1))

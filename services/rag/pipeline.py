@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, tokenization_pb2
@@ -13,6 +13,7 @@ from services.rag import grounding, prompt
 from services.rag.retrieval import Retriever, context_of
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
+from services.rag.words import tokens
 from services.runtime import tracing
 from services.runtime.channels import onward
 from services.runtime.errors import calling
@@ -21,7 +22,7 @@ from services.runtime.outcome import Stopwatch
 from services.runtime.sentences import split_sentences
 
 CITATION_OR_ITS_BEGINNING = re.compile(r"(?:\[\d{0,3}\]?\s*)+")
-NO_ANSWER = "The passages do not answer the question."
+ABSTENTION = tokens(prompt.NO_ANSWER)
 DEFAULT_MAX_TOKENS = 160
 Event = pb.StreamAnswerResponse
 LABELS = {
@@ -59,8 +60,8 @@ class Pipeline:
             yield Event(passages=pb.AnswerPassages(passages=passages))
 
         groundings: list[pb.Grounding.ValueType] = []
-        quotation = grounding.quote(sources, self.settings.answer_threshold)
-        if quotation is not None:
+        quotation = grounding.quote(sources)
+        if quotation is not None and quotation.source.relevance >= self.settings.answer_threshold:
             yield Event(stage=pb.AnswerStage(stage="generate"))
             async for grounded in self._generate(question, passages, sources, quotation, request, usage, context):
                 kind = pb.GROUNDING_SUPPORTED if grounded.by_model else pb.GROUNDING_QUOTATION
@@ -73,7 +74,7 @@ class Pipeline:
             self.metrics.stage.labels("generate").observe(watch.stage("generate"))
         if not groundings:
             watch.content()
-            yield Event(text=pb.AnswerText(text=NO_ANSWER, grounding=pb.GROUNDING_NO_ANSWER))
+            yield Event(text=pb.AnswerText(text=prompt.NO_ANSWER, grounding=pb.GROUNDING_NO_ANSWER))
             groundings.append(pb.GROUNDING_NO_ANSWER)
         weakest = max(groundings)
         self.metrics.answers.labels(LABELS[weakest]).inc()
@@ -112,7 +113,7 @@ class Pipeline:
         similarity = {ranked.index: ranked.score for ranked in answer.passages}
         self.metrics.stage.labels("check").observe(watch.stage("check"))
         return [
-            grounding.Source(p.number, s, grounding.relevance(question, s, context_of(p), similarity[i]))
+            grounding.Source(p.number, s, grounding.relevance(question, s, context_of(p), similarity[i], p.score))
             for i, (p, s) in enumerate(sentences)
         ]
 
@@ -120,48 +121,29 @@ class Pipeline:
         self, question: str, passages: list[pb.Passage], sources: list[grounding.Source], quotation: grounding.Grounded,
         request: pb.AnswerRequest, usage: common_pb2.Usage, context: Any,
     ) -> AsyncGenerator[grounding.Grounded, None]:  # fmt: skip
-        """What goes out, as soon as each sentence is written and checked.
-
-        An unsupported sentence is replaced by the quotation, once; what follows still goes out if it is supported.
-        """
+        """What goes out, as soon as each sentence is written and checked."""
+        texts, near = read(self.settings.reads, passages, sources, quotation)
         chat = generation_pb2.ChatRequest(
-            model=request.model, messages=prompt.messages(question, [p.text for p in passages]),
+            model=request.model, messages=prompt.messages(question, texts),
             sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
         )  # fmt: skip
-        sent: set[str] = set()
-        pending = ""
-
-        def check(text: str) -> list[grounding.Grounded]:
-            out = []
-            for sentence, cited in grounding.parse_generated(text):
-                grounded = grounding.ground(sentence, cited, sources)
-                if grounded is None:
-                    self.metrics.rejected.inc()
-                    grounded = quotation
-                if grounded.source.sentence not in sent:
-                    sent.add(grounded.source.sentence)
-                    out.append(grounded)
-            return out
-
+        checked = Checked(near, quotation, self.settings.certain_threshold)
         stream = None
         try:
             with tracing.span("rag generate") as span, calling("generation", "StreamChat"):
                 stream = self.upstream.generation.StreamChat(chat, **onward(context))
                 async for message in stream:
-                    pending += message.text
                     if message.HasField("usage"):
                         usage.CopyFrom(message.usage)
                         span.set_attributes(tracing.usage(usage.input_tokens, usage.output_tokens))
-                    ready, pending = complete(pending)
-                    for grounded in check(ready):
+                    for grounded in checked.add(message.text):
                         yield grounded
         finally:
             if stream is not None:
                 stream.cancel()
-        for grounded in check(pending):
+            self.metrics.rejected.inc(checked.rejected)
+        for grounded in checked.end():
             yield grounded
-        if not sent:
-            yield quotation
 
     @staticmethod
     def _citation(
@@ -172,6 +154,55 @@ class Pipeline:
             number=passage.number, passage_id=passage.id, document_id=passage.document_id,
             quote=grounded.source.sentence, grounding=kind, relevance=grounded.source.relevance,
         )  # fmt: skip
+
+
+def read(
+    what: str, passages: Sequence[pb.Passage], sources: Sequence[grounding.Source], quotation: grounding.Grounded
+) -> tuple[list[str], Sequence[grounding.Source]]:
+    """The texts that the generator reads, and the sentences that its answer may rest on; ``what``: see settings.py."""
+    if what == "sentence":
+        return [quotation.source.sentence], [quotation.source]
+    return [passage.text for passage in passages], sources
+
+
+class Checked:
+    """What of a generated text goes out.
+
+    An unsupported sentence is replaced by a quotation: of the sentence that it is a part of, or else of the most relevant.
+    Nothing goes out where the model says that no passage answers, unless the best sentence is too relevant for that.
+    """
+
+    def __init__(self, sources: Sequence[grounding.Source], quotation: grounding.Grounded, certain: float) -> None:
+        self.sources, self.quotation, self.certain = sources, quotation, certain
+        self.rejected = 0
+        self._pending, self._sent, self._abstained = "", set[str](), False
+
+    def add(self, text: str) -> list[grounding.Grounded]:
+        """What may go out with this piece of the text."""
+        ready, self._pending = complete(self._pending + text)
+        return self._checked(ready)
+
+    def end(self) -> list[grounding.Grounded]:
+        """What goes out at the end of the text."""
+        out = self._checked(self._pending)
+        if not out and not self._sent and not (self._abstained and self.quotation.source.relevance < self.certain):
+            out = [self.quotation]
+        return out
+
+    def _checked(self, text: str) -> list[grounding.Grounded]:
+        out = []
+        for sentence, cited in grounding.parse_generated(text):
+            self._abstained = self._abstained or tokens(sentence) == ABSTENTION
+            if self._abstained:
+                break
+            grounded = grounding.ground(sentence, cited, self.sources)
+            if grounded is None:
+                self.rejected += 1
+                grounded = grounding.located(sentence, cited, self.sources) or self.quotation
+            if grounded.source.sentence not in self._sent:
+                self._sent.add(grounded.source.sentence)
+                out.append(grounded)
+        return out
 
 
 def distinct(passages: list[pb.Passage]) -> list[pb.Passage]:

@@ -9,9 +9,11 @@ from genmesh.v1.common_pb2 import ChatMessage
 from services.rag.words import BRACKETED
 
 SYSTEM = (
-    "Answer the question in one sentence with the words of the passage that answers it, and cite "
+    "Answer the question with the fewest words of the passage that answers it, or with its whole sentence, and cite "
     "that passage as [n]. If no passage answers the question, say so."
 )
+# What the model says then (model_repository/starter/generator teaches it).
+NO_ANSWER = "The passages do not answer the question."
 
 
 def one_line(text: str) -> str:

@@ -1,3 +1,5 @@
+from typing import Literal
+
 from pydantic import Field
 
 from services.runtime.settings import ServiceSettings
@@ -14,9 +16,21 @@ class Settings(ServiceSettings):
     abandoned_after_seconds: float = Field(
         120, gt=0, description="A writer of which nothing came for so long is dead, and what it wrote is cleared up."
     )
+    reads: Literal["sentence", "passages"] = Field(
+        "sentence",
+        description="What the generator reads: the most relevant sentence, from which a small model answers best, or all "
+        "passages, for a model of a billion parameters or more.",
+    )
     answer_threshold: float = Field(
-        0.38,
+        0.43,
         ge=0,
         le=1,
         description="Least relevance of the best sentence; under it the reply says that no passage answers.",
+    )
+    certain_threshold: float = Field(
+        0.43,
+        ge=0,
+        le=1,
+        description="Relevance from which on the best sentence is quoted though the model says that no passage answers; "
+        "higher for a model whose word on that is good.",
     )

@@ -2,11 +2,15 @@
 
 import json
 import random
+import re
 import sys
+import tempfile
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import torch
-from genmesh_models import finetune
+from genmesh_models import catalogue, finetune, sources
+from genmesh_models.errors import BuildError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -35,4 +39,53 @@ with redirect_stdout(sys.stderr):
         tokenizer.chat_template = template
         ids, start = finetune.encode(tokenizer, chat, 512)
         learned[name] = tokenizer.decode(ids[start:])
-print(json.dumps({"batch": total.item(), "alone": alone, "tokens": count, "learned": learned}))
+
+    def trained(name: str, start: Path | None) -> dict[str, object]:
+        """An adapter's folder, and the losses on the chats that were held out, in their order."""
+        lines: list[str] = []
+        placed = finetune.finetune(
+            entry, name, data, models, quantized=False, rank=4, epochs=12, rate=1e-2, seed=1, say=lines.append,
+            held_out=0.25, patience=100, batch_tokens=300, start=start,
+        )  # fmt: skip
+        losses = [float(found[1]) for line in lines if (found := re.search(r"held out ([\d.]+)", line))]
+        return {"losses": losses, "facts": json.loads((placed / "adapter.json").read_text()), "folder": str(placed)}
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, models, data = Path(folder) / "checkpoint", Path(folder) / "models", Path(folder) / "chats.jsonl"
+        model.save_pretrained(checkpoint)
+        tokenizer.chat_template = CHATML
+        tokenizer.save_pretrained(checkpoint)
+        (models / "mine").mkdir(parents=True)
+        card = {"name": "mine", "version": "1", "source": str(checkpoint), "max_adapters": 4, "context_tokens": 512, "engine": "x",
+                "source_sha256": sources.checksums(checkpoint)}  # fmt: skip
+        (models / "mine" / "model.json").write_text(json.dumps(card))
+        entry = catalogue.entry_of(
+            "mine", {"task": "generate", "source": str(checkpoint), "precision": "fp32"}, "cpu", "models.yaml"
+        )
+        data.write_text("\n".join(json.dumps({"messages": chat}) for _ in range(16)))
+        first = trained("first", None)
+        second = trained("second", Path(str(first["folder"])))
+        torch.manual_seed(1)
+        other = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300
+            )
+        )
+        other.save_pretrained(checkpoint)
+        card["source_sha256"] = sources.checksums(checkpoint)
+        (models / "mine" / "model.json").write_text(json.dumps(card))
+        try:
+            trained("third", Path(str(first["folder"])))
+            refused = ""
+        except BuildError as failure:
+            refused = str(failure)
+found = {
+    "batch": total.item(),
+    "alone": alone,
+    "tokens": count,
+    "learned": learned,
+    "first": first,
+    "second": second,
+    "refused": refused,
+}
+print(json.dumps(found))

@@ -221,12 +221,12 @@ def test_a_collection_that_cannot_be_ends_the_stream(client: Client) -> None:
 
 
 def test_texts_of_control_tokens_leave_room_for_the_question(client: Client, collection: str) -> None:
-    texts = [f"The code of vault {i} is {1000 + i}. " + "<|end|>" * 28 for i in range(30)]
+    texts = [f"The code of vault {i} is {1000 + i}. " + "<|im_end|>" * 28 for i in range(30)]
     ingest(client, collection, *({"id": f"vault {i}", "text": text, "format": 1} for i, text in enumerate(texts)))
     answer = client.rag.Answer({"collection": collection, "question": "What is the code of vault 7?", "top_k": 20})
     assert answer.passages
-    counted = client.tokenization.Count({"texts": ["<|end|>"]}).counts[0]
-    assert counted > 1 == client.tokenization.Count({"texts": ["<|end|>"], "read_control_tokens": True}).counts[0]
+    counted = client.tokenization.Count({"texts": ["<|im_end|>"]}).counts[0]
+    assert counted > 1 == client.tokenization.Count({"texts": ["<|im_end|>"], "read_control_tokens": True}).counts[0]
 
 
 def test_accents_at_the_end_of_a_passage_are_kept(client: Client, collection: str) -> None:

@@ -58,9 +58,10 @@ def test_chat_template_is_the_models_own(client: Client) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     with_prompt = client.tokenization.ApplyChatTemplate({"messages": messages})
     without = client.tokenization.ApplyChatTemplate({"messages": messages, "add_generation_prompt": False})
-    assert with_prompt.prompt == without.prompt + "<|assistant|>"
+    assert with_prompt.prompt == without.prompt + "<|im_start|>assistant\n"
     assert "Be brief." in with_prompt.prompt
-    assert with_prompt.token_count == without.token_count + 1
+    lead = {"texts": ["<|im_start|>assistant\n"], "model": "generator", "read_control_tokens": True}
+    assert with_prompt.token_count == without.token_count + client.tokenization.Count(lead).counts[0]
 
 
 def test_chunks_cover_the_text_and_overlap(client: Client) -> None:

@@ -29,3 +29,13 @@ def test_a_batch_loses_what_its_chats_lose_alone(computed: dict[str, Any]) -> No
 def test_an_answer_ends_once(computed: dict[str, Any]) -> None:
     """ChatML goes on with a line feed after the end, which is not learned; where a template has no end, one is."""
     assert computed["learned"] == {"chatml": "a lazy dog</s>", "own": "a lazy dog</s>", "none": " a lazy dog\n</s>"}
+
+
+def test_a_training_goes_on_from_an_adapter(computed: dict[str, Any]) -> None:
+    first, second = computed["first"], computed["second"]
+    assert first["losses"][-1] < first["losses"][0]
+    assert second["losses"][0] < (first["losses"][0] + first["losses"][-1]) / 2
+    for one in (first, second):
+        assert one["facts"]["held_out_loss"] == pytest.approx(min(one["losses"]), abs=1e-4)
+        assert (one["facts"]["held_out_chats"], one["facts"]["chats"], one["facts"]["rank"]) == (4, 12, 4)
+    assert "which does not fit mine's" in computed["refused"] or "mine has no layer" in computed["refused"]

@@ -39,9 +39,9 @@ def train(name: str, out: Path, *options: str, minutes: str = MINUTES) -> str:
     return done.stdout
 
 
-def figures(printed: str, pattern: str, least: int = 3) -> list[float]:
+def figures(printed: str, pattern: str) -> list[float]:
     found = [float(value) for value in re.findall(pattern, printed)]
-    assert len(found) >= least, printed[-2000:]
+    assert len(found) >= 3, printed[-2000:]
     return found
 
 
@@ -60,23 +60,6 @@ def test_the_upscaler_learns(tmp_path: Path, figure: Figure) -> None:
     assert left < 0.9
     assert "discriminator" in printed
     assert ours > bicubic - 0.5
-
-
-def test_the_reranker_learns(tmp_path: Path, figure: Figure) -> None:
-    printed = train("reranker", tmp_path, "--queries", "4", "--every", "60", minutes="2.5")
-    # Loss after so few steps says little; the probe that finds the query's words in the passage moves first.
-    left = share_left(figures(printed, r"probes ([\d.]+)", least=2))
-    figure("reranker: probe's loss left after 2.5 minutes", left)
-    assert left < 1
-
-
-def test_the_generator_learns(tmp_path: Path, figure: Figure) -> None:
-    printed = train("generator", tmp_path)
-    left, number = share_left(figures(printed, r" loss ([\d.]+)")), figures(printed, r" number ([\d.]+)")[-1]
-    figure(f"generator: loss left after {MINUTES} minutes", left)
-    figure(f"generator: share of right numbers after {MINUTES} minutes", number)
-    assert left < 0.8
-    assert number > 0.5
 
 
 def test_the_diffuser_learns(tmp_path: Path, figure: Figure) -> None:

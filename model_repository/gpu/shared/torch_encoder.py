@@ -19,7 +19,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 # Padded tokens, and rows, in one inference.
 TOKEN_BUDGET = 16384
 BATCH_LIMIT = 256
-CROSSED = ("cross-encoder", "logit")  # rows are a score, 0 to 1, or its logit
 
 
 def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -49,7 +48,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 
 def network_of(folder: Path, card: dict[str, Any]) -> torch.nn.Module:
     """The checkpoint's network; a cross-encoder keeps its head."""
-    kind = AutoModelForSequenceClassification if card.get("scoring") in CROSSED else AutoModel
+    kind = AutoModelForSequenceClassification if card.get("scoring") == "cross-encoder" else AutoModel
     network: torch.nn.Module = kind.from_pretrained(folder)
     return network.eval()
 
@@ -61,8 +60,7 @@ class Encoder:
         self.tokenizer = tokenizer_of(folder)
         self.max_tokens: int = card["context_tokens"]
         self.pooling: str | None = card.get("pooling")  # None where each token's vector is wanted
-        self.scoring: str | None = card.get("scoring")
-        self.cross = self.scoring in CROSSED
+        self.cross = card.get("scoring") == "cross-encoder"
         self.typed: bool = card.get("token_types", False)
         self.device = device
         self.network = network_of(folder, card).to(device=device, dtype=dtype)
@@ -81,8 +79,7 @@ class Encoder:
         extra = {"token_type_ids": kinds} if self.typed else {}
         found = self.network(input_ids=tokens, attention_mask=mask, **extra)
         if self.cross:
-            logits = found.logits.float()
-            return logits if self.scoring == "logit" else torch.sigmoid(logits)
+            return torch.sigmoid(found.logits.float())
         # Sums over tokens and squares leave half precision's range.
         vectors = found.last_hidden_state.float()
         if self.pooling is None:

@@ -12,8 +12,7 @@ from tensors import model_card, ranked
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
-        corrector = Encoder(folder / "corrector", card) if card["scoring"] == "corrected" else None
-        self.ranker = Ranker(card, Encoder(folder, card), corrector)
+        self.ranker = Ranker(card, Encoder(folder, card))
         self.ranker.score([("warm", "up")])
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Sentence forms for the starter generator's data: ``statement | question | question``, one form a line.
+"""Sentence forms of made-up facts: ``statement | question | question``, one form a line.
 
 A slot is a letter and maybe a digit; the same slot has the same text in statement and questions. {E}, {N}: a
 name or a noun phrase; {P}: a person's name; {w}: a noun; {a}: an adjective; {c}: a colour; {m}: a month; {Y}: a
@@ -190,46 +190,6 @@ Employees of {E} may work from {N}. | From where may employees of {E} work? | Wh
 """)  # noqa: E501
 
 # Verbs for sentences that the grammar makes: base, past, participle (where not regular).
-IRREGULAR = {
-    "build": ("built", "built"), "hold": ("held", "held"), "take": ("took", "taken"), "find": ("found", "found"),
-    "send": ("sent", "sent"), "buy": ("bought", "bought"), "draw": ("drew", "drawn"), "break": ("broke", "broken"),
-    "choose": ("chose", "chosen"), "drive": ("drove", "driven"), "leave": ("left", "left"), "lose": ("lost", "lost"),
-    "make": ("made", "made"), "read": ("read", "read"), "see": ("saw", "seen"), "show": ("showed", "shown"),
-    "throw": ("threw", "thrown"), "write": ("wrote", "written"), "bring": ("brought", "brought"),
-    "feed": ("fed", "fed"), "lead": ("led", "led"), "keep": ("kept", "kept"), "sell": ("sold", "sold"),
-    "cut": ("cut", "cut"), "steal": ("stole", "stolen"), "lend": ("lent", "lent"), "learn": ("learned", "learned"),
-    "set": ("set", "set"), "split": ("split", "split"),
-}  # fmt: skip
-VERBS = listed("""
-    accept admire adopt approve arrange attack attract bless block boil borrow build bury buy call capture change
-    charge chase check choose clean collect compare connect copy cook count cover create cross cut defend deliver
-    deny describe design direct discuss divide drag draw drive drop earn employ enjoy escort examine explain export
-    fear feed fill filter find finish fix follow guide hold honour ignore import inspect install invite join judge
-    keep kick launch lead learn leave lend lift load lock lose love make manage mark merge mention need notice
-    observe open order own pack paint park pass plan plant praise prefer prepare present press print process protect
-    publish pull push question raise read record reject release remember remove rent replace report request rescue
-    return save see select sell send serve set sharpen show sign sort split start steal stop store study supply
-    support surround take test throw trace trade trust update use visit want warn wash write
-""")
-TIMES = (
-    "in {Y}",
-    "on {d} {m}",
-    "in {m} {Y}",
-    "every {n} {u}",
-    "after {n} {u}",
-    "at {t}",
-    "during the {w}",
-    "since {m}",
-)
-PLACES = (
-    "in {N}", "near the {w}", "at the {w} of {N}", "behind the {w}", "under the {a} {w}", "on the way to {N}", "inside {N}"
-)  # fmt: skip
-REASONS = (
-    "because the {w} was {a}", "because of the {w}", "to save the {w}", "so that the {w} stays {a}", "since {N} asked for it",
-    "in order to keep the {w} {a}",
-)  # fmt: skip
-MEANS = ("with a {w}", "with the help of {N}", "using {a} {w}", "by means of a {w}", "through the {w}")
-# Said around a sentence; {s} is the sentence with its first letter as within a text.
 FRAMES = (
     "Note that {s}", "According to {N}, {s}", "In general {s}", "As of {Y}, {s}", "Today {s}", "For the {w}, {s}", "However, {s}",
     "In other words, {s}", "Unlike the {w}, {s}", "It is known that {s}", "{P} says that {s}", "Since the {w}, {s}",

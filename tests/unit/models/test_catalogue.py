@@ -42,7 +42,7 @@ def test_a_profile_changes_what_it_names() -> None:
         ({"gpu": "fast"}, "gpu must be a mapping"),
         ({"verify": {"cosine": 0.9}}, "there is no figure cosine; there is cosine_mean"),
         ({"verify": {"cosine_mean": "high"}}, "verify must be a mapping of figures to their bounds"),
-        ({"context_token": 128}, "there is no context_token; for embed there is adapter, context_tokens, corrector"),
+        ({"context_token": 128}, "there is no context_token; for embed there is adapter, context_tokens, evaluate"),
         ({"context_tokens": "many"}, "context_tokens must be a number that is not negative"),
         ({"context_tokens": -1}, "context_tokens must be a number that is not negative"),
     ],

@@ -34,17 +34,16 @@ class Words:
 
 
 class Pairs:
-    """A logit a pair; counts what it reads."""
+    """A score a pair."""
 
-    def __init__(self, logits: dict[str, float]) -> None:
-        self.logits, self.read = logits, 0
+    def __init__(self, scores: dict[str, float]) -> None:
+        self.scores = scores
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         return [passage for _, passage in pairs]
 
     def run(self, encodings: Sequence[Any], wanted: Any) -> list[np.ndarray]:
-        self.read += len(encodings)
-        return [np.array([self.logits[passage]], np.float32) for passage in encodings]
+        return [np.array([self.scores[passage]], np.float32) for passage in encodings]
 
 
 def test_late_interaction_leaves_special_tokens_and_padding_out() -> None:
@@ -93,29 +92,9 @@ def test_a_colbert_marks_and_fills_up() -> None:
     assert encoder.read[1].ids == [1, 51, 5, 3, 2]
 
 
-def test_the_correction_reads_the_best_of_each_query_and_nobody_overtakes_them() -> None:
-    logits = {"red": -30.0, "mauve": 20.0, "mauve mauve": 10.0}
-    corrector = Pairs(logits)
-    card = {"scoring": "corrected", "corrected_passages": 3, "correction_weight": 0.01}
-    ranker = Ranker(card, Words(), corrector)
-    passages = ["blue", "red", "mauve", "mauve mauve"]
-    scores = ranker.score([("red", passage) for passage in passages] + [("blue", "mauve")])
-    # Late interaction says 0, 1, 0.6, 0.6 and 0.8; "blue" is corrected as the worst of those that were read.
-    np.testing.assert_allclose(scores, [-0.3, 0.7, 0.8, 0.7, 1.0], atol=1e-6)
-    assert corrector.read == 4
-
-
-def test_two_requests_with_one_question_do_not_share_what_is_read() -> None:
-    card = {"scoring": "corrected", "corrected_passages": 1, "correction_weight": 0.01}
-    corrector = Pairs({"red": -30.0, "mauve": 20.0})
-    ranker = Ranker(card, Words(), corrector)
-    together = ranker.score([("red", "red"), ("red", "mauve")], [0, 1])
-    alone = [ranker.score([("red", passage)])[0] for passage in ("red", "mauve")]
-    np.testing.assert_array_equal(together, alone)
-
-
-@pytest.mark.parametrize("scoring", ["late-interaction", "corrected"])
-def test_one_pair_is_enough(scoring: str) -> None:
-    card = {"scoring": scoring, "corrected_passages": 8, "correction_weight": 0.5}
-    (score,) = Ranker(card, Words(), Pairs({"red": 2.0})).score([("red", "red")])
-    assert score == pytest.approx(1.0 if scoring == "late-interaction" else 2.0)
+@pytest.mark.parametrize(
+    ("scoring", "encoder"), [("late-interaction", Words()), ("cross-encoder", Pairs({"red": 0.25}))]
+)
+def test_one_pair_is_enough(scoring: str, encoder: Any) -> None:
+    (score,) = Ranker({"scoring": scoring}, encoder).score([("red", "red")])
+    assert score == pytest.approx(1.0 if scoring == "late-interaction" else 0.25)

@@ -60,7 +60,7 @@ def tensors(monkeypatch: pytest.MonkeyPatch) -> Any:
 def lengths(tensors: Any, requests: list[Request], work: Callable[..., Any] | None = None) -> list[Any]:
     """What each request gets of a model that tells how long texts are: a list of numbers, or an error."""
 
-    def count(items: Sequence[str], owners: Sequence[int], wanted: Callable[[int], bool]) -> list[int]:
+    def count(items: Sequence[str], wanted: Callable[[int], bool]) -> list[int]:
         return [len(item) if wanted(index) else -1 for index, item in enumerate(items)]
 
     batch = tensors.Batch("model", requests, lambda request: tensors.texts(request, "text"))
@@ -80,7 +80,7 @@ def test_a_text_that_is_none_fails_alone(tensors: Any) -> None:
 
 
 def test_work_that_fails_is_done_for_each_alone(tensors: Any) -> None:
-    def work(items: Sequence[str], owners: Sequence[int], wanted: Callable[[int], bool]) -> list[int]:
+    def work(items: Sequence[str], wanted: Callable[[int], bool]) -> list[int]:
         if "poison" in items:
             raise ValueError("cannot read it")
         return [len(item) for item in items]
@@ -93,13 +93,13 @@ def test_work_that_fails_is_done_for_each_alone(tensors: Any) -> None:
 
 def test_a_client_that_left_is_computed_nothing_more(tensors: Any) -> None:
     staying, leaving = Request(b"a", b"bb"), Request(*[b"x"] * 9, leaves_at=4)
-    seen: list[int] = []
+    seen: list[str] = []
 
-    def work(items: Sequence[str], owners: Sequence[int], wanted: Callable[[int], bool]) -> list[int]:
+    def work(items: Sequence[str], wanted: Callable[[int], bool]) -> list[int]:
         found = []
         for index, item in enumerate(items):
             if wanted(index):
-                seen.append(owners[index])
+                seen.append(item)
                 found.append(len(item))
             else:
                 found.append(-1)
@@ -108,7 +108,7 @@ def test_a_client_that_left_is_computed_nothing_more(tensors: Any) -> None:
     kept, left = lengths(tensors, [staying, leaving], work)
     assert kept == [1, 2]
     assert left.code == TritonError.CANCELLED
-    assert seen == [0, 0, 1, 1]
+    assert seen == ["a", "bb", "x", "x"]
 
 
 def test_a_client_that_left_before_is_not_even_read(tensors: Any) -> None:
@@ -134,7 +134,7 @@ def pairs(query: bytes, *passages: bytes, leaves_at: float = float("inf")) -> Re
 
 
 def test_pairs_are_scored_together_until_nobody_waits(tensors: Any) -> None:
-    def score(items: Sequence[tuple[str, str]], owners: Sequence[int], wanted: Callable[[int], bool]) -> np.ndarray:
+    def score(items: Sequence[tuple[str, str]], wanted: Callable[[int], bool]) -> np.ndarray:
         return np.array([len(passage) for _, passage in items if wanted(0)], np.float32)
 
     answers = tensors.ranked([pairs(b"q", b"a", b"bb"), pairs(b"r", b"ccc", leaves_at=2)], score)
@@ -143,7 +143,7 @@ def test_pairs_are_scored_together_until_nobody_waits(tensors: Any) -> None:
 
     calls: list[int] = []
 
-    def counted(items: Sequence[Any], owners: Sequence[int], wanted: Callable[[int], bool]) -> np.ndarray:
+    def counted(items: Sequence[Any], wanted: Callable[[int], bool]) -> np.ndarray:
         for index in range(10):
             wanted(index)
             calls.append(index)

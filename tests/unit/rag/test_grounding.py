@@ -7,6 +7,7 @@ from services.rag.grounding import (
     Grounded,
     Source,
     ground,
+    located,
     overlap,
     parse_generated,
     quote,
@@ -187,13 +188,20 @@ def test_a_stop_within_the_sentence_stays() -> None:
 
 def test_the_most_relevant_sentence_is_quoted() -> None:
     best = source(2, VALVE, 0.8)
-    assert quote([source(1, PUMP, 0.7), best], 0.5) == Grounded(f"“{VALVE}” [2]", best, False)
+    assert quote([source(1, PUMP, 0.7), best]) == Grounded(f"“{VALVE}” [2]", best, False)
+    assert quote([]) is None
 
 
-def test_nothing_is_quoted_under_the_threshold() -> None:
-    assert quote([source(1, VALVE, 0.49)], 0.5) is None
-    assert quote([source(1, VALVE, 0.5)], 0.5) is not None
-    assert quote([], 0.0) is None
+def test_a_sentence_that_generated_words_are_a_part_of_is_quoted() -> None:
+    maybe = source(1, "The valve may be closed at night.", 0.78)
+    sources = [maybe, source(2, PUMP, 0.8)]
+    assert ground("closed at night", [1], sources) is None
+    assert located("closed at night", [1], sources) == Grounded("“The valve may be closed at night.” [1]", maybe, False)
+    assert located("closed by night", [1], sources) is None
+    assert (
+        located("closed at night", [1], [source(1, maybe.sentence, 0.5), source(2, PUMP, 0.8)]) is None
+    )  # far from the best
+    assert located("", [], sources) is None
 
 
 # Relevance
@@ -207,12 +215,23 @@ def test_overlap_counts_words_found_and_those_of_the_headings_half() -> None:
     assert overlap("What is it?", PUMP, "what is it") == 0.0
 
 
-def test_relevance_grows_with_likeness_and_stays_between_0_and_1() -> None:
-    found = [relevance("Which pump runs?", PUMP, "", s) for s in (-1.0, 0.0, 0.5, 1.0, 1.2)]
-    assert found == pytest.approx([0.05, 0.05, 0.525, 1.0, 1.0])
+@pytest.mark.parametrize("other", [0.0, 0.5, 1.0])
+def test_relevance_grows_with_both_scores_and_stays_between_0_and_1(other: float) -> None:
+    scores = (-1.0, 0.0, 0.5, 1.0, 1.2)
+    for found in (
+        [relevance("Which pump runs?", PUMP, "", score, other) for score in scores],
+        [relevance("Which pump runs?", PUMP, "", other, score) for score in scores],
+    ):
+        assert found == sorted(found)
+        assert found[0] == found[1] < found[2] < found[3] == found[4]
+        assert 0.0 <= found[0] <= found[4] <= 1.0
     # Of two sentences that are alike in meaning the one with the question's words comes first.
-    assert relevance("Which pump runs?", PUMP, "", 0.5) > relevance("Which mill runs?", PUMP, "", 0.5)
-    assert relevance("Green cheese?", PUMP, "", -1.0) == 0.0
+    assert relevance("Which pump runs?", PUMP, "", 0.5, other) > relevance("Which mill runs?", PUMP, "", 0.5, other)
+
+
+def test_least_and_greatest_relevance() -> None:
+    assert relevance("Green cheese?", PUMP, "", -1.0, -1.0) == 0.0
+    assert relevance("Which pump runs?", PUMP, "", 1.0, 1.0) == pytest.approx(1.0)
 
 
 # What the model wrote
@@ -246,7 +265,7 @@ def test_parse_generated(text: str, parsed: list[tuple[str, list[int]]]) -> None
 def test_numbers_in_brackets_of_a_source_are_no_citations() -> None:
     sentence = "Salt [1, 2] raises it, see array[2] and [3]."
     salt = source(1, sentence)
-    found = quote([salt], 0.5)
+    found = quote([salt])
     assert found is not None
     assert found.text == "“Salt \\[1, 2\\] raises it, see array\\[2\\] and \\[3\\].” [1]"
     assert found.source.sentence == sentence

@@ -5,8 +5,54 @@ from genmesh.v1 import rag_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rag.grounding import parse_generated
-from services.rag.pipeline import complete, distinct
+from services.rag import prompt
+from services.rag.grounding import Source, parse_generated, quote
+from services.rag.pipeline import Checked, complete, distinct, read
+
+LOGS = Source(1, "Audit logs are kept for seven years.", 0.7)
+BACKUPS = Source(2, "Backups may be kept for a month.", 0.68)
+FAR = Source(3, "The pump runs at night.", 0.2)
+
+
+def said(text: str, size: int = 7, certain: float = 0.9) -> list[tuple[str, bool]]:
+    """What goes out of a text that comes in pieces, and whether it is the model's."""
+    quotation = quote([LOGS, BACKUPS, FAR])
+    assert quotation is not None
+    checked = Checked([LOGS, BACKUPS, FAR], quotation, certain)
+    out = [one for at in range(0, len(text), size) for one in checked.add(text[at : at + size])]
+    return [(one.text, one.by_model) for one in [*out, *checked.end()]]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "out"),
+    [
+        ("seven years [1]", [("seven years [1]", True)]),
+        ("seven years", [("seven years [1]", True)]),
+        ("a month [2]", [(f"“{BACKUPS.sentence}” [2]", False)]),
+        ("eight years [1]", [(f"“{LOGS.sentence}” [1]", False)]),
+        ("at night [3]", [(f"“{LOGS.sentence}” [1]", False)]),
+        ("", [(f"“{LOGS.sentence}” [1]", False)]),
+        (prompt.NO_ANSWER, []),
+        (f"{prompt.NO_ANSWER} But seven years [1].", []),
+        (f"{LOGS.sentence} [1] {prompt.NO_ANSWER}", [(f"{LOGS.sentence} [1]", True)]),
+    ],
+)
+def test_only_what_is_checked_goes_out(text: str, out: list[tuple[str, bool]], size: int) -> None:
+    assert said(text, size) == out
+
+
+def test_the_generator_reads_the_best_sentence_or_all_passages() -> None:
+    passages, sources = [pb.Passage(text=one.sentence) for one in (LOGS, BACKUPS, FAR)], [LOGS, BACKUPS, FAR]
+    quotation = quote(sources)
+    assert quotation is not None
+    assert read("sentence", passages, sources, quotation) == ([LOGS.sentence], [LOGS])
+    assert read("passages", passages, sources, quotation) == ([p.text for p in passages], sources)
+
+
+def test_a_sentence_that_is_relevant_enough_is_quoted_whatever_the_model_says() -> None:
+    assert said(prompt.NO_ANSWER, certain=0.7) == [(f"“{LOGS.sentence}” [1]", False)]
+    assert said(prompt.NO_ANSWER, certain=0.71) == []
 
 
 @pytest.mark.parametrize(

@@ -1,59 +1,85 @@
-"""The generator's made-up questions: what is asked, what answers it, and what was kept back."""
+"""The generator's grounded chats: what is asked, what answers it, and what was kept back."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from genmesh_models.sources import recipe
 
-data = recipe("starter/generator", "data")
-LETTERS = "bcdfglmnprstv"
-WORDS = [a + vowel + b + "er" for a in LETTERS for b in LETTERS for vowel in "aeiou"]
-PROSE = [f"The {a} of {b} is {c}." for a, b, c in zip(WORDS, WORDS[200:], WORDS[400:], strict=False)]
+from services.rag import prompt
+from services.rag.grounding import Source, ground
+from services.runtime.sentences import split_sentences
+
+data, chats = recipe("starter/generator", "data"), recipe("starter/generator", "chats")
+ARTICLE = {
+    "paragraphs": [
+        {
+            "context": "The mill was built in 1805 by Anna Roth. It may have burned in 1840. It grinds rye (as in [1]).",
+            "qas": [
+                {"question": "Who built the mill?", "answers": [{"text": "Anna Roth", "answer_start": 30}]},
+                {"question": "When may it have burned?", "answers": [{"text": "1840", "answer_start": 60}]},
+                {"question": "What does it grind?", "answers": [{"text": "rye", "answer_start": 76}]},
+            ],
+        },
+        {"context": "The lake freezes in winter. Children skate on the lake.", "qas": []},
+    ]
+}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe's words come from a package of Triton's environment."""
-    monkeypatch.setattr(data, "sources", lambda: (WORDS, PROSE))
+def parts(one: dict[str, Any]) -> tuple[str, list[str], str]:
+    """A chat's question, passages and answer."""
+    system, user, assistant = one["messages"]
+    question = user["content"].split("\n")[0].removeprefix("Question: ")
+    passages = re.findall(r"^\[\d\] (.+)$", user["content"], re.MULTILINE)
+    asked = prompt.messages(question, passages)
+    assert [system["content"], user["content"]] == [message.content for message in asked]
+    return question, passages, assistant["content"]
 
 
-def test_the_rag_service_asks_in_the_words_that_were_trained() -> None:
-    from services.rag import prompt
-
-    assert prompt.SYSTEM == data.SYSTEM
-    sample = data.World(3, english=True).sample(3)
-    asked = sample.user[slice(*sample.questions[0])]
-    passages = re.findall(r"^\[\d\] (.+)$", sample.user, re.MULTILINE)
-    system, user = prompt.messages(asked, passages)
-    assert (system.content, user.content) == (sample.system, sample.user)
+def supported(passages: list[str], answer: str) -> bool:
+    said, number = re.fullmatch(r"(.+) \[(\d)\]", answer, re.DOTALL).groups()  # type: ignore[union-attr]
+    sources = [Source(int(number), sentence, 1.0) for sentence in split_sentences(passages[int(number) - 1])]
+    return ground(said, [int(number)], sources) is not None
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-@pytest.mark.parametrize("level", range(5))
-def test_an_answer_is_one_sentence_of_the_passage_that_it_cites(level: int, held_out: bool) -> None:
-    world = data.World(5, held_out=held_out)
+def test_an_answer_passes_the_check_of_the_passage_that_it_cites(held_out: bool) -> None:
+    made = list(chats.made_up(200, 0.25, 5, held_out=held_out))
     answered = 0
-    for sample in (world.sample(level) for _ in range(200)):
-        spans = [sample.user[first:last] for first, last, _ in sample.sentences]
-        assert len(set(spans)) == len(spans)
-        assert len({sample.user[slice(*q)] for q in sample.questions}) <= 1
-        if sample.sentence is None:
-            assert sample.answer in (data.NO_ANSWER, data.NO_PASSAGES)
-            continue
-        answered += 1
-        number = sample.user[slice(*sample.marker)]
-        assert sample.answer == f"{sample.user[slice(*sample.sentence)]} [{number}]"
-        passage = next(line for line in sample.user.splitlines() if line.startswith(f"[{number}]"))
-        assert sample.answer.removesuffix(f" [{number}]") in passage
-    assert answered > 140
+    for one in made:
+        _, passages, answer = parts(one)
+        assert 1 <= len(passages) <= 4
+        if answer != prompt.NO_ANSWER:
+            answered += 1
+            assert supported(passages, answer), one
+    assert 120 < answered < 170
 
 
-def test_a_quarter_without_an_answer_where_that_is_asked_for() -> None:
-    world = data.World(6, english=True, unanswered=0.25)
-    none = sum(world.sample(3).answer == data.NO_ANSWER for _ in range(800))
-    assert 150 < none < 250
+def test_real_questions_are_answered_as_short_as_the_check_allows() -> None:
+    made = [parts(one) for one in chats.real([ARTICLE], 1, 0.0, 1)]
+    assert {question: answer.rpartition(" [")[0] for question, _, answer in made} == {
+        "Who built the mill?": "Anna Roth",
+        "When may it have burned?": "It may have burned in 1840.",
+        "What does it grind?": "rye",
+    }
+    assert all(supported(passages, answer) for _, passages, answer in made)
+
+
+def test_a_question_without_its_passage_has_no_answer() -> None:
+    made = [parts(one) for one in chats.real([ARTICLE], 1, 1.0, 1)]
+    without = [passages for _, passages, answer in made if answer == prompt.NO_ANSWER]
+    assert len(without) == 3
+    assert all("lake" in passage for passages in without for passage in passages)
+
+
+def test_a_short_answer_stands_in_its_sentence_and_not_in_the_question() -> None:
+    world = data.World(5)
+    for fact in (world.fact() for _ in range(200)):
+        assert fact.answer in fact.sentence
+        assert fact.sentence not in fact.others
+        assert fact.others
 
 
 def test_a_question_names_only_what_its_statement_says() -> None:
@@ -80,15 +106,6 @@ def test_nothing_held_out_is_trained_on() -> None:
     assert len(held_out.forms) >= 40
 
 
-def test_the_same_seed_makes_the_same_samples() -> None:
-    one, other = data.World(9), data.World(9)
-    assert [one.sample(3) for _ in range(20)] == [other.sample(3) for _ in range(20)]
-
-
-@pytest.mark.parametrize(
-    ("verb", "third", "past"),
-    [("carry", "carries", "carried"), ("stop", "stops", "stopped"), ("watch", "watches", "watched"),
-     ("buy", "buys", "bought"), ("use", "uses", "used")],
-)  # fmt: skip
-def test_verbs_are_inflected(verb: str, third: str, past: str) -> None:
-    assert (data.third_person(verb), data.past_forms(verb)[0]) == (third, past)
+def test_the_same_seed_makes_the_same_chats() -> None:
+    assert list(chats.made_up(20, 0.2, 9)) == list(chats.made_up(20, 0.2, 9))
+    assert list(chats.real([ARTICLE], 2, 0.5, 9)) == list(chats.real([ARTICLE], 2, 0.5, 9))

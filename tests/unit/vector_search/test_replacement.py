@@ -27,7 +27,7 @@ async def test_who_meets_a_call_that_was_killed_is_told_when_its_mark_ends(
         with pytest.raises(Aborted) as caught:
             await Replacement(replicas[1].store, "acme", name, "large@2", 3).begin()
         assert caught.value.reason == "REPLACEMENT_RUNNING"
-        assert "or one that ended less than a minute ago" in str(caught.value)
+        assert "or was killed less than a minute ago" in str(caught.value)
         return caught.value
 
     assert 1 < ((await refused()).retry_after_seconds or 0) <= MARK_SECONDS

@@ -144,7 +144,7 @@ def ask(
         str | None, typer.Argument(help="The question; read from standard input where left out.")
     ] = None,
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to answer from.")] = "",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the model reads at most.")] = 0,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the answer may rest on at most.")] = 0,
     filter: Annotated[str, typer.Option(help='A filter, such as: source = "handbook"')] = "",
     timeout: Timeout = 120,
     as_json: Json = False,
@@ -160,6 +160,7 @@ def ask(
         begun, first = time.monotonic(), 0.0
         passages: dict[int, rag_pb2.Passage] = {}
         citations: list[rag_pb2.Citation] = []
+        answer = ""
         with client.rag.StreamAnswer(request, timeout=timeout) as events:
             for event in events:
                 if as_json:
@@ -169,13 +170,14 @@ def ask(
                 if kind == "text":
                     first = first or time.monotonic() - begun
                     _say(event.text.text)
+                    answer += event.text.text
                 elif kind == "passages":
                     passages = {p.number: p for p in event.passages.passages}
                 elif kind == "citation":
                     citations.append(event.citation)
                 elif kind == "summary":
                     print()
-                    _sources(citations, passages)
+                    _sources(citations, passages, answer)
                     note = {2: "quoted from the passage", 3: "no passage answers"}.get(
                         event.summary.grounding, "checked"
                     )
@@ -187,11 +189,14 @@ def ask(
                     )
 
 
-def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Passage]) -> None:
+def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Passage], answer: str) -> None:
+    """Where the answer comes from; below a short answer the sentences that it stands in."""
     for number in dict.fromkeys(c.number for c in citations):
         passage = passages[number]
         place = " > ".join([passage.document_id, *passage.headings])
         out.print(f"  [bold]\\[{number}][/bold] {escape(place)}")
+        for quote in dict.fromkeys(c.quote for c in citations if c.number == number and c.quote not in answer):
+            out.print(f"      [dim]“{escape(quote)}”[/dim]")
 
 
 @app.command()

@@ -20,7 +20,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         batch = Batch("embedder", requests, lambda request: self.encoder.encode(texts(request, "text")))
-        return batch.answer(lambda encodings, _, wanted: self.encoder.run(encodings, wanted), self._response)
+        return batch.answer(lambda encodings, wanted: self.encoder.run(encodings, wanted), self._response)
 
     @staticmethod
     def _response(encodings: list[Any], rows: list[Any]) -> Any:

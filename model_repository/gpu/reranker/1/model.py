@@ -39,21 +39,16 @@ class DeviceRanker(Ranker):
                 scores[part] = cosines.amax(-1).mean(-1)
         return scores.cpu().numpy()
 
-    def crossed(self, pairs: Sequence[Pair], encoder: Encoder | None = None) -> np.ndarray:
-        encoder = encoder or self.encoder
-        return torch.cat(encoder.run(encoder.encode(pairs), self.wanted)).cpu().numpy()
+    def crossed(self, pairs: Sequence[Pair]) -> np.ndarray:
+        return torch.cat(self.encoder.run(self.encoder.encode(pairs), self.wanted)).cpu().numpy()
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         folder, card = model_card(args)
-        place = place_of(args, card)
-        encoder, corrector = Encoder(folder, card, *place), None
+        encoder = Encoder(folder, card, *place_of(args, card))
         encoder.warm_up()
-        if card["scoring"] == "corrected":
-            corrector = Encoder(folder / "corrector", card | {"scoring": "logit"}, *place)
-            corrector.warm_up()
-        self.ranker = DeviceRanker(card, encoder, corrector)
+        self.ranker = DeviceRanker(card, encoder)
         self.ranker.score([("warm", "up")])
 
     def execute(self, requests: list[Any]) -> list[Any]:
