@@ -131,9 +131,11 @@ def main() -> None:
                     questions += [Asked(one["question"], gold, name, left_out) for left_out in (False, True)]
     with Client(args.target, api_key=args.key) as client:
         list(client.rag.Ingest(iter({"collection": COLLECTION, "document": one} for one in documents), timeout=1800))
-        with ThreadPoolExecutor(args.clients) as pool:
-            given = list(pool.map(lambda asked: ask(client, asked), questions))
-        client.vector_search.DeleteCollection({"collection": COLLECTION})
+        try:
+            with ThreadPoolExecutor(args.clients) as pool:
+                given = list(pool.map(lambda asked: ask(client, asked), questions))
+        finally:
+            client.vector_search.DeleteCollection({"collection": COLLECTION})
     if args.show:
         for one in given:
             print(json.dumps([one.asked.left_out, one.asked.question, one.asked.gold, one.text], ensure_ascii=False))

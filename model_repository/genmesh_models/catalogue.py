@@ -167,6 +167,8 @@ def entry_of(name: str, facts: Any, profile: str, where: str) -> Entry:
     inference = facts.get("inference", "auto" if precision == "bf16" and profile == "cpu" else "f32")
     if inference not in INFERENCE:
         raise fault(f"inference must be one of {', '.join(INFERENCE)}")
+    if facts.get("adapter") is not None and task != "generate":
+        raise fault("an adapter is merged into a generator's source, and into no other")
     if facts.get("only", profile) not in PROFILES:
         raise fault(f"only must be one of {', '.join(PROFILES)}")
     reference = plain if profile == "gpu" and "source" in special and not source else None

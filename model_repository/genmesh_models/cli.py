@@ -403,7 +403,7 @@ def finetune(
     into: Into = DEFAULT_INTO,
     catalogue: CatalogueFile = DEFAULT_CATALOGUE,
     quantized: Annotated[bool, typer.Option("--qlora", help="Keep the base in 4 bits while training (QLoRA).")] = False,
-    rank: Annotated[int, typer.Option(min=1, max=256)] = 8,
+    rank: Annotated[int, typer.Option(min=1, max=256, help="Of a new adapter.")] = 8,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="As many as make 100 steps where unset, at least 3.")
     ] = None,

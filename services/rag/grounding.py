@@ -23,8 +23,8 @@ from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
 RELEVANCE_MARGIN = 0.08
-# Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's own score, which knows
-# what the sentences around it say.
+# Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's score. Of the project's
+# forty questions that score finds the right passage for 29, the sentence's alone for 26.
 SHARED_WORDS, PASSAGE = 0.05, 0.65
 LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
 
@@ -68,14 +68,12 @@ def overlap(question: str, sentence: str, context: str) -> float:
 
 
 def relevance(question: str, sentence: str, context: str, similarity: float, passage: float) -> float:
-    """How likely a sentence answers a question, 0 to 1: likeness of meaning (``similarity``, the
-    reranker's, -1 to 1), shared words, and how well its passage answers (``passage``, the reranker's too).
+    """How likely a sentence answers a question, 0 to 1: the reranker's scores of the sentence (``similarity``) and of its
+    passage (``passage``), -1 to 1 each, and the words that question and sentence share.
 
-    ``context`` is the title and headings that the sentence stands under. Of the project's forty questions the passage's score
-    finds the right passage for 29, the sentence alone for 26. Shared words decide among
-    sentences that are alike in meaning, no more: on ``model_repository/retrieval.jsonl``, whose questions
-    are worded freely, half the weight for them found the right passage for 59 % of the questions, this
-    for 79 %.
+    ``context`` is the title and headings that the sentence stands under. Shared words decide among sentences with nearly equal
+    scores, no more: on ``model_repository/retrieval.jsonl``, whose questions are worded freely, half the weight for them found
+    the right passage for 59 % of the questions, this for 79 %.
     """
     likeness, around = (min(1.0, max(0.0, score)) for score in (similarity, passage))
     alone = (1 - SHARED_WORDS) * likeness + SHARED_WORDS * overlap(question, sentence, context)

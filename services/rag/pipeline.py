@@ -127,7 +127,7 @@ class Pipeline:
             model=request.model, messages=prompt.messages(question, texts),
             sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
         )  # fmt: skip
-        checked = Checked(near, quotation, self.settings.certain_threshold)
+        checked = Checked(near, quotation, abstains=self.settings.reads == "passages")
         stream = None
         try:
             with tracing.span("rag generate") as span, calling("generation", "StreamChat"):
@@ -169,11 +169,11 @@ class Checked:
     """What of a generated text goes out.
 
     An unsupported sentence is replaced by a quotation: of the sentence that it is a part of, or else of the most relevant.
-    Nothing goes out where the model says that no passage answers, unless the best sentence is too relevant for that.
+    Nothing goes out where a model whose word on that counts (``abstains``) says that no passage answers.
     """
 
-    def __init__(self, sources: Sequence[grounding.Source], quotation: grounding.Grounded, certain: float) -> None:
-        self.sources, self.quotation, self.certain = sources, quotation, certain
+    def __init__(self, sources: Sequence[grounding.Source], quotation: grounding.Grounded, *, abstains: bool) -> None:
+        self.sources, self.quotation, self.abstains = sources, quotation, abstains
         self.rejected = 0
         self._pending, self._sent, self._abstained = "", set[str](), False
 
@@ -185,7 +185,7 @@ class Checked:
     def end(self) -> list[grounding.Grounded]:
         """What goes out at the end of the text."""
         out = self._checked(self._pending)
-        if not out and not self._sent and not (self._abstained and self.quotation.source.relevance < self.certain):
+        if not out and not self._sent and not (self._abstained and self.abstains):
             out = [self.quotation]
         return out
 

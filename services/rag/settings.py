@@ -18,19 +18,12 @@ class Settings(ServiceSettings):
     )
     reads: Literal["sentence", "passages"] = Field(
         "sentence",
-        description="What the generator reads: the most relevant sentence, from which a small model answers best, or all "
-        "passages, for a model of a billion parameters or more.",
+        description="What the generator reads: the most relevant sentence, from which a small model answers best; or all "
+        "passages, for a model of a billion parameters or more, which is then believed if it says that none answers.",
     )
     answer_threshold: float = Field(
         0.43,
         ge=0,
         le=1,
         description="Least relevance of the best sentence; under it the reply says that no passage answers.",
-    )
-    certain_threshold: float = Field(
-        0.43,
-        ge=0,
-        le=1,
-        description="Relevance from which on the best sentence is quoted though the model says that no passage answers; "
-        "higher for a model whose word on that is good.",
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from genmesh.cli import main
+from genmesh.cli import _sources, main
 from genmesh.v1 import (
     diffusion_pb2,
     diffusion_pb2_grpc,
@@ -359,3 +359,15 @@ def test_an_empty_answer_leaves_no_trace_in_the_conversation(target, services) -
         ["system: s", "user: three"],
         ["system: s", "user: three", "assistant: yes", "user: four"],
     ]
+
+
+def test_below_a_short_answer_stands_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    passages = {1: rag_pb2.Passage(number=1, document_id="a.md", headings=["Logs"])}
+    citations = [rag_pb2.Citation(number=1, quote="Logs are kept for seven years [3].")]
+    _sources(citations, passages, "seven years [1]")
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[1] a.md > Logs",
+        "“Logs are kept for seven years [3].”",
+    ]
+    _sources(citations, passages, r"“Logs are kept for seven years \[3\].” [1]")
+    assert capsys.readouterr().out.split() == ["[1]", "a.md", ">", "Logs"]

@@ -45,6 +45,7 @@ def test_a_profile_changes_what_it_names() -> None:
         ({"context_token": 128}, "there is no context_token; for embed there is adapter, context_tokens, evaluate"),
         ({"context_tokens": "many"}, "context_tokens must be a number that is not negative"),
         ({"context_tokens": -1}, "context_tokens must be a number that is not negative"),
+        ({"adapter": "mine"}, "an adapter is merged into a generator's source"),
     ],
 )
 def test_faults_name_the_key(changes: dict[str, object], said: str) -> None:

@@ -14,11 +14,11 @@ BACKUPS = Source(2, "Backups may be kept for a month.", 0.68)
 FAR = Source(3, "The pump runs at night.", 0.2)
 
 
-def said(text: str, size: int = 7, certain: float = 0.9) -> list[tuple[str, bool]]:
+def said(text: str, size: int = 7, abstains: bool = True) -> list[tuple[str, bool]]:
     """What goes out of a text that comes in pieces, and whether it is the model's."""
     quotation = quote([LOGS, BACKUPS, FAR])
     assert quotation is not None
-    checked = Checked([LOGS, BACKUPS, FAR], quotation, certain)
+    checked = Checked([LOGS, BACKUPS, FAR], quotation, abstains=abstains)
     out = [one for at in range(0, len(text), size) for one in checked.add(text[at : at + size])]
     return [(one.text, one.by_model) for one in [*out, *checked.end()]]
 
@@ -50,9 +50,9 @@ def test_the_generator_reads_the_best_sentence_or_all_passages() -> None:
     assert read("passages", passages, sources, quotation) == ([p.text for p in passages], sources)
 
 
-def test_a_sentence_that_is_relevant_enough_is_quoted_whatever_the_model_says() -> None:
-    assert said(prompt.NO_ANSWER, certain=0.7) == [(f"“{LOGS.sentence}” [1]", False)]
-    assert said(prompt.NO_ANSWER, certain=0.71) == []
+def test_the_best_sentence_is_quoted_where_the_word_of_the_model_does_not_count() -> None:
+    assert said(prompt.NO_ANSWER, abstains=False) == [(f"“{LOGS.sentence}” [1]", False)]
+    assert said(f"{prompt.NO_ANSWER} But seven years [1].", abstains=False) == [(f"“{LOGS.sentence}” [1]", False)]
 
 
 @pytest.mark.parametrize(

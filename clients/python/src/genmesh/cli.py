@@ -191,6 +191,7 @@ def ask(
 
 def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Passage], answer: str) -> None:
     """Where the answer comes from; below a short answer the sentences that it stands in."""
+    answer = answer.replace(r"\[", "[").replace(r"\]", "]")  # brackets of a source's own
     for number in dict.fromkeys(c.number for c in citations):
         passage = passages[number]
         place = " > ".join([passage.document_id, *passage.headings])
