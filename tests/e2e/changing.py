@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,9 @@ CATALOGUE = ROOT / "model_repository" / "models.yaml"
 # Bounds for a generator that nobody trained: fewer bits change what is likeliest.
 UNTRAINED = {"top1_agreement": 0.1, "perplexity_ratio": 2}
 
+# Tokens: more than a test waits for, so that a request runs until it is cancelled.
+LONG = 32768
+
 
 def genmesh_models(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -32,7 +35,7 @@ def genmesh_models(*arguments: str | Path, **environment: str) -> subprocess.Com
     )
 
 
-def sources_of(sources: dict[str, Path]) -> dict[str, str]:
+def sources_of(sources: Mapping[str, str | Path]) -> dict[str, str]:
     """The environment that names other checkpoints for models of the catalogue."""
     return {f"GENMESH_{name.upper()}_SOURCE": str(path) for name, path in sources.items()}
 
@@ -53,21 +56,22 @@ def in_float32(path: Path, generator: str = "fp32") -> Path:
         path,
         embedder={"precision": "fp32", "verify": {"ndcg_at_10": 0.2}},
         reranker={"precision": "fp32", "verify": {"ndcg_at_10": 0.2}},
-        generator={"precision": generator, "verify": UNTRAINED},
+        generator={"precision": generator, "verify": UNTRAINED, "context_tokens": LONG},
         diffuser={"precision": "fp32"},
     )
 
 
 @dataclass(frozen=True)
 class Changing:
-    """The cluster; after each test the models of ``make models`` answer again."""
+    """The cluster; after each test the generator that it began with answers again, beside the models of ``make models``."""
 
     cluster: Cluster
     catalogue: Path
+    generator: Path
 
     @classmethod
-    def of(cls, cluster: Cluster) -> Changing:
-        return cls(cluster, in_float32(cluster.layout.state / "models.yaml"))
+    def of(cls, cluster: Cluster, generator: Path) -> Changing:
+        return cls(cluster, in_float32(cluster.layout.state / "models.yaml"), generator)
 
     @property
     def models(self) -> Path:
@@ -84,12 +88,18 @@ class Changing:
         found: dict[str, Any] = json.loads((self.models / name / "model.json").read_text())
         return found
 
-    def command(self, verb: str, *arguments: str | Path, **sources: Path) -> subprocess.CompletedProcess[str]:
+    def command(self, verb: str, *arguments: str | Path, **sources: str | Path) -> subprocess.CompletedProcess[str]:
         """A command that Triton is told of."""
         told = ["--into", self.models, "--triton", self.triton]
         return genmesh_models(verb, *arguments, *told, **sources_of(sources))
 
-    def build(self, catalogue: Path | None = None, **sources: Path) -> None:
+    def finetune(self, name: str, data: Path, *options: str | Path) -> None:
+        """An adapter for the generator that it began with."""
+        arguments = [name, "--data", data, "--into", self.models, "--catalogue", self.catalogue, *options]
+        done = genmesh_models("finetune", "generator", *arguments, **sources_of({"generator": self.generator}))
+        assert done.returncode == 0, done.stderr
+
+    def build(self, catalogue: Path | None = None, **sources: str | Path) -> None:
         """Have these checkpoints answer in the place of models."""
         done = self.command("build", *sources, "--catalogue", catalogue or self.catalogue, **sources)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -102,7 +112,7 @@ class Changing:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @contextmanager
-    def swapped(self, catalogue: Path | None = None, **sources: Path) -> Iterator[Client]:
+    def swapped(self, catalogue: Path | None = None, **sources: str | Path) -> Iterator[Client]:
         """A client of the cluster while these checkpoints have taken models' places."""
         before = {name: self.card(name)["version"] for name in sources}
         try:

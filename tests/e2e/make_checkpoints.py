@@ -3,6 +3,7 @@
 python make_checkpoints.py FOLDER [NAME...]    (all where none is named)
 """
 
+import io
 import json
 import shutil
 import sys
@@ -343,11 +344,12 @@ def learn_to_go_on(model: torch.nn.Module, tokens: PreTrainedTokenizerFast) -> N
 def t5_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """A SentencePiece model and nothing else, as the first T5s have it."""
     folder.mkdir(parents=True, exist_ok=True)
+    made = io.BytesIO()  # its file would hold the folder's name, and no two runs' builds were the same
     SentencePieceTrainer.train(
-        sentence_iterator=iter([" ".join(WORDS[i % 7 :]) for i in range(200)]), model_prefix=str(folder / "spiece"),
+        sentence_iterator=iter([" ".join(WORDS[i % 7 :]) for i in range(200)]), model_writer=made,
         model_type="unigram", vocab_size=36, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
     )  # fmt: skip
-    (folder / "spiece.vocab").unlink()
+    (folder / "spiece.model").write_bytes(made.getvalue())
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
     return AutoTokenizer.from_pretrained(folder)
 
@@ -451,6 +453,15 @@ def llama(out: Path) -> None:
     )).save_pretrained(out / "llama")  # fmt: skip
 
 
+def tiny(out: Path) -> None:
+    """With a context in which a request runs for as long as a test needs it to."""
+    tokens = tokenizer(out / "tiny", begin=True)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokens), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32768, bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(out / "tiny")  # fmt: skip
+
+
 def mistral(out: Path) -> None:
     tokens = tokenizer(out / "mistral", begin=True)
     MistralForCausalLM(MistralConfig(
@@ -507,8 +518,8 @@ def diffusion(out: Path) -> None:
 
 # In this order, for some take others' tokenizers or weights.
 MAKERS = {
-    "encoders": encoders, "t5": t5, "bart": bart, "tables": token_tables, "gpt2": gpt2, "llama": llama, "mistral": mistral,
-    "qwen": qwen, "relatives": relatives, "llama-awq": llama_awq, "diffusion": diffusion,
+    "encoders": encoders, "t5": t5, "bart": bart, "tables": token_tables, "gpt2": gpt2, "llama": llama, "tiny": tiny,
+    "mistral": mistral, "qwen": qwen, "relatives": relatives, "llama-awq": llama_awq, "diffusion": diffusion,
 }  # fmt: skip
 
 

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from genmesh import Client
 from genmesh.errors import GenmeshError, NotFound, ResourceExhausted
 
-from tests.e2e.changing import Changing, genmesh_models, sources_of
+from tests.e2e.changing import CATALOGUE, LONG, Changing, genmesh_models, sources_of
 from tests.figures import Figure
 from tests.metrics import scrape
 from tests.waiting import until
 
+# Without what `make models` merges into it.
+REAL = {"generator": yaml.safe_load(CATALOGUE.read_text())["generator"]["source"]}
 QUESTION = "Tell me about rivers."
 
 
@@ -62,9 +65,7 @@ def no_adapter_stays(changing: Changing) -> Iterator[None]:
 def test_an_adapter_is_served_at_once_and_no_more_when_it_is_removed(changing: Changing, tmp_path: Path) -> None:
     """Two epochs teach nothing; what a trained one says is tested nightly."""
     data = chats(tmp_path / "chats.jsonl", "Aye, the harbour is open.", 1)
-    options = ["--data", data, "--into", changing.models, "--epochs", "2", "--rank", "4"]
-    done = genmesh_models("finetune", "generator", "harbour", *options)
-    assert done.returncode == 0, done.stderr
+    changing.finetune("harbour", data, "--epochs", "2", "--rank", "4")
     with changing.client() as client:
         wait_for(client, {"harbour"})
         for adapter in ("harbour", ""):
@@ -93,10 +94,10 @@ def make_room(changing: Changing, client: Client) -> None:
     for name in names[:limit]:
         assert client.generation.Chat(asked(name)).usage.output_tokens
     before = counters(changing)
-    # Those of the adapters are as long as the context allows: all of them run when the next one asks.
+    # Those of the adapters are longer than anyone waits: all of them run when the next one asks.
     streams = [
         client.generation.StreamChat(
-            asked(name) | {"sampling": {"max_tokens": 1800 if name else 800, "ignore_eos": True}}
+            asked(name) | {"sampling": {"max_tokens": LONG - 500 if name else 800, "ignore_eos": True}}
         )
         for name in ["", *names[:limit]]
     ]
@@ -165,15 +166,16 @@ def at_the_same_time(changing: Changing, adapters: list[str]) -> dict[str, str]:
 def test_adapters_are_trained_and_chosen_by_name_beside_the_base(
     changing: Changing, tmp_path: Path, figure: Figure
 ) -> None:
-    """LoRA and QLoRA on the starter: each teaches an answer; base and both are used at the same time."""
+    """LoRA and QLoRA on the catalogue's generator: each teaches an answer; base and both are used at the same time."""
     said = {"plain": "Aye, the harbour is open.", "fourbit": "No, the tower is locked."}
-    for name, answer in said.items():
-        done = genmesh_models(
-            "finetune", "generator", name, "--data", chats(tmp_path / f"{name}.jsonl", answer, 10), "--into",
-            changing.models, "--epochs", "20", "--rate", "0.01", *(["--qlora"] if name == "fourbit" else []),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    with changing.client() as client:
+    with changing.swapped(CATALOGUE, **REAL) as client:
+        for name, answer in said.items():
+            done = genmesh_models(
+                "finetune", "generator", name, "--data", chats(tmp_path / f"{name}.jsonl", answer, 10), "--into",
+                changing.models, "--epochs", "20", "--rate", "0.01", *(["--qlora"] if name == "fourbit" else []),
+                **sources_of(REAL),
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
         wait_for(client, set(said))
         given = at_the_same_time(changing, ["", *said])
         # The adapter of a base in 4 bits meets one in 8, so a letter may differ from what it was taught.
@@ -191,7 +193,9 @@ def from_elsewhere(changing: Changing, client: Client, tmp_path: Path, said: dic
         shutil.copytree(trained / name, tmp_path / name, ignore=shutil.ignore_patterns("adapter.json", "README.md"))
 
     def add(name: str, folder: str) -> subprocess.CompletedProcess[str]:
-        return genmesh_models("add-adapter", "generator", name, tmp_path / folder, "--into", changing.models)
+        return genmesh_models(
+            "add-adapter", "generator", name, tmp_path / folder, "--into", changing.models, **sources_of(REAL)
+        )
 
     def ask(name: str) -> str:
         return client.generation.Chat(asked(name)).message.content.strip()

@@ -12,12 +12,12 @@ import pytest
 from genmesh import Client
 from genmesh.errors import Internal, Unavailable
 
-from tests.e2e.changing import Changing
+from tests.e2e.changing import LONG, Changing
 from tests.figures import Figure
 from tests.processes import command_lines
 from tests.waiting import until
 
-REQUEST = {"prompt": "The river", "sampling": {"max_tokens": 800, "ignore_eos": True}}
+REQUEST = {"prompt": "The river", "sampling": {"max_tokens": LONG - 500, "ignore_eos": True}}
 # Added to the engine's module: while a file is there, no step succeeds.
 FAULT = """
 
