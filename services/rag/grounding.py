@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.rag.spans import is_span
-from services.rag.words import BRACKETED, CITATION, REFERENCE, STOP, content, stem, tokens, words
+from services.rag.words import BRACKETED, CITATION, REFERENCE, VAGUE, content, tokens
 from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
@@ -26,6 +26,8 @@ RELEVANCE_MARGIN = 0.08
 # Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's score. Of the project's
 # forty questions that score finds the right passage for 29, the sentence's alone for 26.
 SHARED_WORDS, PASSAGE = 0.05, 0.65
+# Weight of the question's words that are in the passage, where it is decided whether the passage answers at all (docs/models.md).
+COVERED = 0.3
 LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
 
 
@@ -60,7 +62,7 @@ def answers(text: str, source: str) -> bool:
 
 def overlap(question: str, sentence: str, context: str) -> float:
     """The share of the question's words of meaning found in the sentence, half as much in what it stands under."""
-    asked = {stem(w) for w in words(question) if w not in STOP}
+    asked = set(content(question))
     if not asked:
         return 0.0
     here, above = set(content(sentence)), set(content(context))
@@ -78,6 +80,22 @@ def relevance(question: str, sentence: str, context: str, similarity: float, pas
     likeness, around = (min(1.0, max(0.0, score)) for score in (similarity, passage))
     alone = (1 - SHARED_WORDS) * likeness + SHARED_WORDS * overlap(question, sentence, context)
     return (1 - PASSAGE) * alone + PASSAGE * around
+
+
+def covered(question: str, passage: str, context: str) -> float:
+    """The share of the question's words of meaning that are in a passage, or in what it stands under."""
+    asked = set(content(question, VAGUE)) or set(content(question))
+    return len(asked & {*content(passage), *content(context)}) / len(asked) if asked else 0.0
+
+
+def answerability(question: str, relevance: float, passage: str, context: str) -> float:
+    """Whether the most relevant sentence's passage answers a question, 0 to 1: that sentence's relevance, and the words of the
+    question that the passage has.
+
+    A passage about the same thing that answers another question is nearly as similar as one that answers, but lacks the words
+    that the question is about. Figures: docs/models.md.
+    """
+    return (relevance + COVERED * covered(question, passage, context)) / (1 + COVERED)
 
 
 def escaped(text: str) -> str:

@@ -61,7 +61,7 @@ class Pipeline:
 
         groundings: list[pb.Grounding.ValueType] = []
         quotation = grounding.quote(sources)
-        if quotation is not None and quotation.source.relevance >= self.settings.answer_threshold:
+        if quotation is not None and self._answers(question, quotation.source, passages):
             yield Event(stage=pb.AnswerStage(stage="generate"))
             async for grounded in self._generate(question, passages, sources, quotation, request, usage, context):
                 kind = pb.GROUNDING_SUPPORTED if grounded.by_model else pb.GROUNDING_QUOTATION
@@ -87,17 +87,29 @@ class Pipeline:
             )
         )
 
+    def _answers(self, question: str, best: grounding.Source, passages: Sequence[pb.Passage]) -> bool:
+        passage = passages[best.number - 1]
+        likely = grounding.answerability(question, best.relevance, passage.text, context_of(passage))
+        tracing.current().set_attribute("genmesh.rag.answerability", likely)
+        return likely >= self.settings.answer_threshold
+
     async def _fit(
         self, question: str, passages: list[pb.Passage], request: pb.AnswerRequest, context: Any, watch: Stopwatch
     ) -> list[pb.Passage]:
-        """The passages that fit the model's context beside the question and the answer."""
+        """The passages that fit the model's context beside the question and the answer; where it reads a sentence of them, all
+        of them if the longest fits."""
+        alone = self.settings.reads == "sentence"
+        texts = [p.text for p in passages]
         fit = tokenization_pb2.FitToContextRequest(
-            model=request.model, fixed_messages=prompt.messages(question, []), texts=[p.text for p in passages],
+            model=request.model, fixed_messages=prompt.messages(question, []),
+            texts=[max(texts, key=len)] if alone else texts,
             reserved_output_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
         )  # fmt: skip
         with tracing.span("rag fit"), calling("tokenization", "FitToContext"):
             answer = await self.upstream.tokenization.FitToContext(fit, **onward(context))
         self.metrics.stage.labels("fit").observe(watch.stage("fit"))
+        if alone:
+            return passages if answer.kept else []
         return [passages[i] for i in answer.kept]
 
     async def _sources(

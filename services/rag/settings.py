@@ -22,8 +22,9 @@ class Settings(ServiceSettings):
         "passages, for a model of a billion parameters or more, which is then believed if it says that none answers.",
     )
     answer_threshold: float = Field(
-        0.43,
+        0.475,
         ge=0,
         le=1,
-        description="Least relevance of the best sentence; under it the reply says that no passage answers.",
+        description="Below it the reply says that no passage answers: the most relevant sentence's relevance, and the share of "
+        "the question's words that are in its passage, 10 to 3.",
     )

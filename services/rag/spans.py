@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from services.rag.words import ARTICLES, STOP, TOKEN, stem
+from services.rag.words import ARTICLES, STOP, TOKEN, stem, word_set
 
 LONGEST = 20  # tokens of a short answer; a longer one is a statement
 LONGEST_SENTENCE = 120  # tokens; each place of an answer in it is read once more
 
 
-def _set(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # Outside of the span, anywhere in the sentence: conditions, exceptions, negations, what is disputed or has ended.
-EVERYWHERE = _set("""
+EVERYWHERE = word_set("""
     if unless whether providing assuming suppose supposed supposing otherwise else only solely exclusively merely until till whenever
     wherever except excepted excepting excluding excluded exception exceptions barring notwithstanding apart aside besides depending
     depends dependent contingent condition subject pending conditional conditionally false falsely untrue myth myths mistaken mistakenly
@@ -35,7 +31,7 @@ EVERYWHERE = _set("""
     scrapped shelved expired abolished anymore error mistake supposedly allegedly reportedly purportedly ostensibly
 """)
 # Outside of the span, in its clause: weaker negations, hedges, plans, claims, what was once. The verbs in any form.
-CLAUSE = _set("""
+CLAUSE = word_set("""
     without hardly barely scarcely rarely seldom few little absence absent failure refusal vetoed vetoes spared opposed opposes
     forbidden forbade withheld exempt immune devoid bereft incapable unable inability impossible negative wrong wrongly unlikely rather
     contrary unlike opposite lieu instead too anything may might could would should ought possible possibly conceivable conceivably
@@ -47,7 +43,7 @@ CLAUSE = _set("""
     unofficially just optional optionally either maximum minimum max min approximate stated forgot acquitted cleared lapsed reported
     demanded touted billed dubbed
 """)
-VERBS = frozenset(map(stem, _set("""
+VERBS = frozenset(map(stem, word_set("""
     neglect forget lack fail refuse deny reject decline dismiss forbid prohibit prevent avoid escape miss refrain exclude omit skip
     ignore ban block stop quit resist waive abandon seem appear hypothesise hypothesize theorise theorize purport imagine claim allege
     believe think suspect assume argue suggest say tell assert insist contend maintain warn testify accuse blame attribute ascribe
@@ -56,7 +52,7 @@ VERBS = frozenset(map(stem, _set("""
     dream pretend feign imply infer envisage envision foresee anticipate contemplate mull weigh await urge advocate boast brag complain
     swear vie petition look sound suspend discourage bypass halt shun
 """)))  # fmt: skip
-APPROXIMATE = _set("nearly almost approximately roughly circa approx estimated just")
+APPROXIMATE = word_set("nearly almost approximately roughly circa approx estimated just")
 PHRASES = re.compile(
     r"\b(?:in case|event of|(?:so|as) long as|other than|far from|at (?:least|most|first|the time)|(?:state|report|view)s? that"
     r"|all but|attempts? to|(?:ruled|left) out|turned down|for now|(?:so|thus) far|in the past|for a (?:while|time)|save for"
@@ -67,24 +63,24 @@ PHRASES = re.compile(
     r"|\b(?:the then|(?:to|would) - be|so - called|self - \w+)$"
 )
 # Outside of the span, in its clause before it, or in the same part of it: what holds not always or not for all.
-WEAK = _set("""
+WEAK = word_set("""
     sometimes occasionally usually often frequently mostly mainly largely partly partially generally typically normally originally
     initially formerly previously
 """)
 # A comma and one of these begin another clause, unless it says something about the one before ("although it may ...").
-JOINING = _set("but while whereas although though which who whose where")
-RELATIVE = _set("which who whose where")
-PRONOUNS = _set("it this that these those they he she there we")
+JOINING = word_set("but while whereas although though which who whose where")
+RELATIVE = word_set("which who whose where")
+PRONOUNS = word_set("it this that these those they he she there we")
 # Right before the span.
-BEFORE = _set("""
+BEFORE = word_set("""
     before after since near beyond outside against despite versus vs ex non pseudo semi quasi anti pro vice deputy assistant acting
     interim retired outgoing designate fake counterfeit replica late early mid less more fewer most than half quarter third twice double
     triple thrice time times per like or nor every any many several some additional extra sub c ca as
 """)
 # "as" after these names what something is.
-NAMING = _set("runs run known such well serves serve served used acts works worked defined")
+NAMING = word_set("runs run known such well serves serve served used acts works worked defined")
 # Before "of", "to", "from" ... right before the span: a part, a place beside it, a comparison.
-BEFORE_LINK = _set("""
+BEFORE_LINK = word_set("""
     most some many few several half quarter third thirds majority minority part parts portion share percent percentage fraction number
     all any each every one none much more less least rest remainder end beginning start middle north south east west northeast northwest
     southeast southwest outside inside short ahead top bottom edge outskirts close next prior up down that those point similar compared
@@ -93,56 +89,56 @@ BEFORE_LINK = _set("""
     replicas style imitation parody low
 """)
 # Right before a span that begins with a number or a month: a bound, the other end of a range, or the whole of a share.
-BEFORE_NUMBER = _set("""
+BEFORE_NUMBER = word_set("""
     to and of from through by past towards toward over under above below about around up exceeding minus plus between within throughout
     level grade class type model
 """)
-AFTER = _set("bar save before after since or nor per ago than more less fewer extra alone each apiece")
+AFTER = word_set("bar save before after since or nor per ago than more less fewer extra alone each apiece")
 # Right after a quantity; anywhere in the clause after it; a number's other end or whole.
-AFTER_QUANTITY = _set("""
+AFTER_QUANTITY = word_set("""
     a an later earlier before after above below over under past from away behind older younger longer shorter higher lower taller wider
     deeper heavier lighter faster slower north south east west ahead prior
 """)
-RATE = _set("per each every daily weekly monthly yearly annually hourly apiece")
-BETWEEN_NUMBERS = _set("to and by in x out through until till")
+RATE = word_set("per each every daily weekly monthly yearly annually hourly apiece")
+BETWEEN_NUMBERS = word_set("to and by in x out through until till")
 # Right after a span that ends with a number: what does not belong to it.
-AFTER_NUMBER = STOP - _set("of or to than each any some about over under per am s t i a an me")
-NUMBERS = _set("""
+AFTER_NUMBER = STOP - word_set("of or to than each any some about over under per am s t i a an me")
+NUMBERS = word_set("""
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen
     twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand thousands million millions billion billions trillion
     trillions dozen dozens half quarter third halves thirds quarters fifths few several many couple pair both all every another other
 """)
-ORDINALS = _set("first second third fourth fifth sixth seventh eighth ninth tenth next last")
-MONTHS = _set("january february march april may june july august september october november december")
-ASIDE = _set("by called known referred described with in for from resulting")
-AUXILIARY = _set("""
+ORDINALS = word_set("first second third fourth fifth sixth seventh eighth ninth tenth next last")
+MONTHS = word_set("january february march april may june july august september october november december")
+ASIDE = word_set("by called known referred described with in for from resulting")
+AUXILIARY = word_set("""
     is are was were be been being am has have had does did do will can must shall may might could would should cannot
 """)
-COPULA = _set("is are was were be been became become becomes called named as known")
-PAST = _set("""
+COPULA = word_set("is are was were be been became become becomes called named as known")
+PAST = word_set("""
     became becomes won took ran began got gave grew fell rose lost met paid cut broke chose came drew drove ate fought flew forgot hit
     hurt knew rode sang saw shot sat slept spoke stood stole swam threw wore went wrote left beat made led sold held sent set kept found
     put built bought brought caught laid spent taught told drank swore shook froze hid bit bore tore woke blew dug fed fled hung shone
     sank spun split spread stuck struck swept swung lent meant felt dealt shut cost cast let
 """)
-PREPOSITIONS = _set("""
+PREPOSITIONS = word_set("""
     above of in on at by for from to with into onto upon over under during among across via until without through
 """)
-LINKING = PREPOSITIONS | _set("and or also then including include while because using against between both")
-DETERMINERS = ARTICLES | _set("his her its their our your my this these")
-SUBJECTS = ARTICLES | PRONOUNS | _set("his her its their no all some many most")
-AFTER_NOUN = _set("after before since according near")
-OBJECTS = _set("its his her it")
-ENABLING = _set("able order used helps helped began continued managed")
-LINKS = _set("of to from with in at")
-WITHIN_NAMES = _set("of on upon over and")
-RESTRICTING = _set("for with during under upon")
-BEFORE_VERB = _set("to that which who will can must shall")
-LEADING = PREPOSITIONS | _set("after before upon once following")
-ENGLISH = _set("""
+LINKING = PREPOSITIONS | word_set("and or also then including include while because using against between both")
+DETERMINERS = ARTICLES | word_set("his her its their our your my this these")
+SUBJECTS = ARTICLES | PRONOUNS | word_set("his her its their no all some many most")
+AFTER_NOUN = word_set("after before since according near")
+OBJECTS = word_set("its his her it")
+ENABLING = word_set("able order used helps helped began continued managed")
+LINKS = word_set("of to from with in at")
+WITHIN_NAMES = word_set("of on upon over and")
+RESTRICTING = word_set("for with during under upon")
+BEFORE_VERB = word_set("to that which who will can must shall")
+LEADING = PREPOSITIONS | word_set("after before upon once following")
+ENGLISH = word_set("""
     the and of with from that which are were have has this these their its is was by for an to it or not in at on be
 """)
-FOREIGN = _set("""
+FOREIGN = word_set("""
     der die das und ist nicht von mit ein eine einen einem den dem des im zu auf für wird werden sind le la les et est un une du dans
     pour sur au aux ne pas el los las y en por para se del con una que het een van niet voor il di che och att som på og det em da do
     não é

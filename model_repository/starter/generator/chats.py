@@ -3,8 +3,9 @@ whole sentence where no part of it may stand alone (``services/rag/spans.py``), 
 
     PYTHONPATH=. .state/venv/dev/bin/python model_repository/starter/generator/chats.py --squad xquad-en.json --out chats.jsonl
 
-Real ones are made of question sets in SQuAD's format, made-up ones of ``data.py``, laid out as the rag service lays them out.
-A share of plain chat (``--plain``, chats of the same format) keeps the model from forgetting how to talk.
+Real ones are made of question sets in SQuAD's format, made-up ones of ``data.py``, laid out as the rag service lays them out:
+several passages, or the sentence that answers alone (``GENMESH_READS``). Plain chats (``plain.jsonl``, written by hand) keep
+the model from forgetting how to talk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from services.rag import prompt
 from services.rag.spans import is_span
 from services.runtime.sentences import sentence_spans, split_sentences
 
+PLAIN = Path(__file__).with_name("plain.jsonl")
 PASSAGE_WORDS = 70  # about services/rag/settings.py's passage_tokens
 LONGEST_WORDS = 60  # of an answer
 OTHERS = (0, 0, 1, 1, 2, 3)  # passages beside the one that answers
@@ -89,8 +91,11 @@ def others(rng: random.Random, fitting: Sequence[Passage], question: str, answer
     return sorted(scores, key=scores.__getitem__, reverse=True)[:count]
 
 
-def real(articles: Sequence[dict[str, Any]], times: int, unanswered: float, seed: int) -> Iterator[dict[str, Any]]:
-    """Each question so many times with its passage and others of its article, and some without their passage."""
+def real(
+    articles: Sequence[dict[str, Any]], times: int, alone: int, unanswered: float, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Each question so many times with its passage and others of its article, so many times with its sentence ``alone``, and
+    some without their passage."""
     rng = random.Random(seed)
     for article in articles:
         passages = [p for n, one in enumerate(article["paragraphs"]) for p in passages_of(n, one["context"])]
@@ -109,6 +114,8 @@ def real(articles: Sequence[dict[str, Any]], times: int, unanswered: float, seed
                 for _ in range(times if prompt.one_line(answer) in sentence else 0):
                     beside = others(rng, near, question, answer, rng.choice(OTHERS))
                     yield from numbered(rng, question, right.text, beside, answer, sentence)
+                for _ in range(alone if prompt.one_line(answer) in sentence else 0):
+                    yield from numbered(rng, question, sentence, [], answer, sentence)
                 if rng.random() < unanswered * times:
                     count = rng.choice((1, 1, 2, 2, 3))
                     without = others(rng, near if rng.random() < 0.3 else far, question, answer, count)
@@ -116,8 +123,10 @@ def real(articles: Sequence[dict[str, Any]], times: int, unanswered: float, seed
                         yield chat(question, without, prompt.NO_ANSWER)
 
 
-def made_up(count: int, unanswered: float, seed: int, *, held_out: bool = False) -> Iterator[dict[str, Any]]:
-    """Facts in one to four passages of a few sentences."""
+def made_up(
+    count: int, unanswered: float, seed: int, *, alone: float = 0.0, held_out: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Facts in one to four passages of a few sentences, a share of them in a sentence ``alone``."""
     world = World(seed, held_out=held_out)
     rng = world.rng
     for _ in range(count):
@@ -127,6 +136,9 @@ def made_up(count: int, unanswered: float, seed: int, *, held_out: bool = False)
             passages[place % len(passages)].append(other)
         if rng.random() < unanswered:
             yield chat(fact.question, [" ".join(p) for p in passages], prompt.NO_ANSWER)
+            continue
+        if rng.random() < alone:
+            yield from numbered(rng, fact.question, fact.sentence, [], fact.answer, fact.sentence)
             continue
         right = rng.choice(passages)
         right.insert(rng.randint(0, len(right)), fact.sentence)
@@ -146,21 +158,23 @@ def main() -> None:
     parser.add_argument(
         "--leave-out", type=int, nargs="*", default=[], help="numbers of articles, from 0, that are left out"
     )
-    parser.add_argument("--times", type=int, default=2, help="chats of each real question")
-    parser.add_argument("--made-up", type=int, default=500)
+    parser.add_argument("--times", type=int, default=1, help="chats of each real question with passages")
+    parser.add_argument("--alone", type=int, default=2, help="chats of each real question with its sentence alone")
+    parser.add_argument(
+        "--made-up", type=int, default=500, help="chats of made-up facts, half of them with a sentence alone"
+    )
     parser.add_argument(
         "--unanswered", type=float, default=0.2, help="chats without an answer, a share of those with one"
     )
-    parser.add_argument("--plain", type=Path, help="chats that are added as they are")
+    parser.add_argument("--plain", type=int, default=2, help="times that the plain chats are added")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    chats = list(made_up(args.made_up, args.unanswered / (1 + args.unanswered), args.seed))
+    chats = list(made_up(args.made_up, args.unanswered / (1 + args.unanswered), args.seed, alone=0.5))
     for path in args.squad:
         articles = [a for n, a in enumerate(json.loads(path.read_text("utf-8"))["data"]) if n not in args.leave_out]
-        chats += real(articles, args.times, args.unanswered, args.seed)
-    if args.plain:
-        chats += [json.loads(line) for line in args.plain.read_text("utf-8").splitlines()]
+        chats += real(articles, args.times, args.alone, args.unanswered, args.seed)
+    chats += [json.loads(line) for line in PLAIN.read_text("utf-8").splitlines()] * args.plain
     random.Random(args.seed).shuffle(chats)
     args.out.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in chats), "utf-8")
     none = sum(one["messages"][-1]["content"] == prompt.NO_ANSWER for one in chats)

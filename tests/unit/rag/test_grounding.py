@@ -1,11 +1,15 @@
 """Which generated sentences go out: what a passage supports, which citation they get, and what is quoted instead."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.rag.grounding import (
     RELEVANCE_MARGIN,
     Grounded,
     Source,
+    answerability,
+    covered,
     ground,
     located,
     overlap,
@@ -232,6 +236,26 @@ def test_relevance_grows_with_both_scores_and_stays_between_0_and_1(other: float
 def test_least_and_greatest_relevance() -> None:
     assert relevance("Green cheese?", PUMP, "", -1.0, -1.0) == 0.0
     assert relevance("Which pump runs?", PUMP, "", 1.0, 1.0) == pytest.approx(1.0)
+
+
+# Whether a passage answers
+
+
+def test_covered_counts_the_words_of_the_question_in_the_passage_and_its_headings() -> None:
+    assert covered("How many pumps run?", PUMP, "") == 1.0  # by stems
+    assert covered("Which pump leaks?", PUMP, "") == 0.5
+    assert covered("Which pump leaks?", PUMP, "Leaks and floods") == 1.0
+    assert covered("How many?", "many of them", "") == 1.0  # where all words are vague they count
+    assert covered("What is it?", PUMP, "what is it") == 0.0
+
+
+@given(st.floats(0, 1), st.sampled_from(["Which pump runs?", "Which pump leaks?", "Leaks?", "?"]))
+def test_answerability_grows_with_relevance_and_with_the_words_found(relevant: float, question: str) -> None:
+    found = answerability(question, relevant, PUMP, "")
+    assert 0.0 <= found <= 1.0
+    assert found <= answerability(question, min(1.0, relevant + 0.1), PUMP, "")
+    assert found <= answerability(question, relevant, f"{PUMP} It leaks.", "")
+    assert answerability("Which pump runs?", 1.0, PUMP, "") == pytest.approx(1.0)
 
 
 # What the model wrote

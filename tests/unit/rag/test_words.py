@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.rag.words import content, stem, tokens, words
+from services.rag.words import VAGUE, content, stem, tokens, words
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,21 @@ def test_content_leaves_out_words_without_meaning_and_keeps_order() -> None:
         stem("pump"), stem("station"), stem("closed"), "3", stem("men"),
     ]  # fmt: skip
     assert content("It is what it was") == []
+    assert content("How many pumps of this kind", VAGUE) == [stem("pumps")]
+    assert content("How many pumps of this kind") == ["man", stem("pumps"), "kind"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("水泵压力", ["水泵", "泵压", "压力"]),
+        ("水", ["水"]),
+        ("ポンプ 3 bar", ["ポン", "ンプ", "3", "bar"]),
+        ("펌프가 멈췄다", ["펌프가", "멈췄다"]),
+    ],
+)
+def test_content_of_scripts_without_spaces_is_pairs_of_characters(text: str, found: list[str]) -> None:
+    assert content(text) == found
 
 
 @pytest.mark.parametrize(

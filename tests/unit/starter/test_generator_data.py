@@ -58,7 +58,7 @@ def test_an_answer_passes_the_check_of_the_passage_that_it_cites(held_out: bool)
 
 
 def test_real_questions_are_answered_as_short_as_the_check_allows() -> None:
-    made = [parts(one) for one in chats.real([ARTICLE], 1, 0.0, 1)]
+    made = [parts(one) for one in chats.real([ARTICLE], 1, 0, 0.0, 1)]
     assert {question: answer.rpartition(" [")[0] for question, _, answer in made} == {
         "Who built the mill?": "Anna Roth",
         "When may it have burned?": "It may have burned in 1840.",
@@ -67,8 +67,14 @@ def test_real_questions_are_answered_as_short_as_the_check_allows() -> None:
     assert all(supported(passages, answer) for _, passages, answer in made)
 
 
+def test_a_real_question_may_stand_with_its_sentence_alone() -> None:
+    made = [parts(one) for one in chats.real([ARTICLE], 0, 1, 0.0, 1)]
+    assert [answer for _, _, answer in made] == ["Anna Roth [1]", "It may have burned in 1840. [1]", "rye [1]"]
+    assert all(len(passages) == 1 == len(split_sentences(passages[0])) for _, passages, _ in made)
+
+
 def test_a_question_without_its_passage_has_no_answer() -> None:
-    made = [parts(one) for one in chats.real([ARTICLE], 1, 1.0, 1)]
+    made = [parts(one) for one in chats.real([ARTICLE], 1, 0, 1.0, 1)]
     without = [passages for _, passages, answer in made if answer == prompt.NO_ANSWER]
     assert len(without) == 3
     assert all("lake" in passage for passages in without for passage in passages)
@@ -108,4 +114,4 @@ def test_nothing_held_out_is_trained_on() -> None:
 
 def test_the_same_seed_makes_the_same_chats() -> None:
     assert list(chats.made_up(20, 0.2, 9)) == list(chats.made_up(20, 0.2, 9))
-    assert list(chats.real([ARTICLE], 2, 0.5, 9)) == list(chats.real([ARTICLE], 2, 0.5, 9))
+    assert list(chats.real([ARTICLE], 2, 1, 0.5, 9)) == list(chats.real([ARTICLE], 2, 1, 0.5, 9))
