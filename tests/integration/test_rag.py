@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ from genmesh import Client
 from genmesh.errors import FailedPrecondition, InvalidArgument, NotFound
 from genmesh.v1 import rag_pb2 as pb
 from genmesh.v1 import vector_search_pb2 as vectors_pb
+from genmesh_models.sources import recipe
+
+from services.rag import prompt
+from tests.figures import Figure
 
 HANDBOOK = """# Marlow Observatory
 
@@ -383,3 +388,31 @@ def test_what_cannot_be_reindexed_is_named(client: Client, collection: str) -> N
     with pytest.raises(FailedPrecondition) as failure:
         list(client.rag.Reindex({"collection": collection}))
     assert (failure.value.reason, failure.value.metadata["id"]) == ("ENTITY_WITHOUT_TEXT", "bare")
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_answers_from_facts_that_no_training_saw(client: Client, collection: str, figure: Figure) -> None:
+    """Words, names and forms of their own, all in one collection; a fifth of the questions has no answer."""
+    asked, documents = [], []
+    for number, one in enumerate(recipe("starter/generator", "chats").made_up(240, 0.2, 7, held_out=True)):
+        said, wanted = one["messages"][1]["content"], one["messages"][2]["content"]
+        passages = re.findall(r"^\[\d\] (.*)$", said, re.MULTILINE)
+        documents += [{"id": f"{number}-{place}", "text": text} for place, text in enumerate(passages, 1)]
+        short, _, place = wanted.removesuffix("]").rpartition(" [")
+        asked.append(
+            (said.rpartition("Question: ")[2], f"{number}-{place}", "" if wanted == prompt.NO_ANSWER else short)
+        )
+    list(client.rag.Ingest(iter({"collection": collection, "document": one} for one in documents)))
+    cited = right = abstained = 0
+    for question, document, short in asked:
+        answer = client.rag.Answer({"collection": collection, "question": question}, timeout=120)
+        abstained += not short and not answer.answered
+        if short and document in [citation.document_id for citation in answer.citations]:
+            cited += 1
+            right += short.lower() in answer.text.lower()
+    answerable = sum(bool(short) for *_, short in asked)
+    figure("made-up facts: right document cited", 100 * cited / answerable, "%")
+    figure("made-up facts: right answer and citation", 100 * right / answerable, "%")
+    figure("made-up facts: abstained where nothing answers", 100 * abstained / (len(asked) - answerable), "%")
+    assert right >= 0.8 * answerable
