@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.rag.spans import is_span
-from services.rag.words import BRACKETED, CITATION, REFERENCE, VAGUE, content, tokens
+from services.rag.words import BRACKETED, CITATION, REFERENCE, VAGUE, content, tokens, word_set, words
 from services.runtime.sentences import split_sentences
 
 # A generated sentence may rest on a sentence a little less relevant than the best, not on any.
@@ -26,6 +26,7 @@ RELEVANCE_MARGIN = 0.08
 # Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's score. Of the project's
 # forty questions that score finds the right passage for 29, the sentence's alone for 26.
 SHARED_WORDS, PASSAGE = 0.05, 0.65
+PRONOUNS = word_set("it they he she its their his her this these")
 # Weight of the question's words that are in the passage, where it is decided whether the passage answers at all (docs/models.md).
 COVERED = 0.3
 LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
@@ -162,6 +163,18 @@ def located(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> G
 def quote(sources: Sequence[Source]) -> Grounded | None:
     """The most relevant sentence as a quotation; None where there is no sentence."""
     return _quoted(max(sources, key=lambda s: s.relevance)) if sources else None
+
+
+def linked(question: str, sources: Sequence[Source], best: Source) -> list[Source]:
+    """The most relevant sentence, and the next one if that goes on with a pronoun ("It was planted ...") and has a word of the
+    question that the first lacks."""
+    after = sources.index(best) + 1
+    if after == len(sources) or sources[after].number != best.number:
+        return [best]
+    following = sources[after]
+    lacks = set(content(question, VAGUE)) - set(content(best.sentence))
+    goes_on = words(following.sentence)[:1] and words(following.sentence)[0] in PRONOUNS
+    return [best, following] if goes_on and lacks & set(content(following.sentence)) else [best]
 
 
 def _quoted(source: Source) -> Grounded:

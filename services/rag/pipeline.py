@@ -134,7 +134,7 @@ class Pipeline:
         request: pb.AnswerRequest, usage: common_pb2.Usage, context: Any,
     ) -> AsyncGenerator[grounding.Grounded, None]:  # fmt: skip
         """What goes out, as soon as each sentence is written and checked."""
-        texts, near = read(self.settings.reads, passages, sources, quotation)
+        texts, near = read(self.settings.reads, question, passages, sources, quotation)
         chat = generation_pb2.ChatRequest(
             model=request.model, messages=prompt.messages(question, texts),
             sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
@@ -169,11 +169,13 @@ class Pipeline:
 
 
 def read(
-    what: str, passages: Sequence[pb.Passage], sources: Sequence[grounding.Source], quotation: grounding.Grounded
-) -> tuple[list[str], Sequence[grounding.Source]]:
+    what: str, question: str, passages: Sequence[pb.Passage], sources: Sequence[grounding.Source],
+    quotation: grounding.Grounded,
+) -> tuple[list[str], Sequence[grounding.Source]]:  # fmt: skip
     """The texts that the generator reads, and the sentences that its answer may rest on; ``what``: see settings.py."""
     if what == "sentence":
-        return [quotation.source.sentence], [quotation.source]
+        linked = grounding.linked(question, sources, quotation.source)
+        return [" ".join(source.sentence for source in linked)], linked
     return [passage.text for passage in passages], sources
 
 

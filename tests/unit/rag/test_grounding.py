@@ -11,6 +11,7 @@ from services.rag.grounding import (
     answerability,
     covered,
     ground,
+    linked,
     located,
     overlap,
     parse_generated,
@@ -256,6 +257,32 @@ def test_answerability_grows_with_relevance_and_with_the_words_found(relevant: f
     assert found <= answerability(question, min(1.0, relevant + 0.1), PUMP, "")
     assert found <= answerability(question, relevant, f"{PUMP} It leaks.", "")
     assert answerability("Which pump runs?", 1.0, PUMP, "") == pytest.approx(1.0)
+
+
+# What belongs together
+
+MILL = source(1, "The mill stands by the lake.", 0.8)
+
+
+@pytest.mark.parametrize(
+    ("following", "question", "together"),
+    [
+        (source(1, "It was sold to Ada Roth.", 0.7), "Who was the mill sold to?", True),
+        (source(1, "Its owner sold it.", 0.7), "Who sold the mill?", True),
+        (
+            source(1, "It was sold to Ada Roth.", 0.7),
+            "Where does the mill stand?",
+            False,
+        ),  # nothing more of the question
+        (source(1, "Ada Roth sold it.", 0.7), "Who sold the mill?", False),  # begins with another thing
+        (source(2, "It was sold to Ada Roth.", 0.7), "Who was the mill sold to?", False),  # another passage
+    ],
+)
+def test_a_sentence_that_goes_on_with_a_pronoun_belongs_to_the_one_before(
+    following: Source, question: str, together: bool
+) -> None:
+    assert linked(question, [MILL, following], MILL) == ([MILL, following] if together else [MILL])
+    assert linked(question, [following, MILL], MILL) == [MILL]
 
 
 # What the model wrote

@@ -46,8 +46,17 @@ def test_the_generator_reads_the_best_sentence_or_all_passages() -> None:
     passages, sources = [pb.Passage(text=one.sentence) for one in (LOGS, BACKUPS, FAR)], [LOGS, BACKUPS, FAR]
     quotation = quote(sources)
     assert quotation is not None
-    assert read("sentence", passages, sources, quotation) == ([LOGS.sentence], [LOGS])
-    assert read("passages", passages, sources, quotation) == ([p.text for p in passages], sources)
+    assert read("sentence", "How long?", passages, sources, quotation) == ([LOGS.sentence], [LOGS])
+    assert read("passages", "How long?", passages, sources, quotation) == ([p.text for p in passages], sources)
+
+
+def test_the_generator_reads_the_next_sentence_too_where_that_says_more_about_the_same_thing() -> None:
+    planted = Source(1, "It was planted by Greta Hollin.", 0.69)
+    sources = [LOGS, planted, FAR]
+    quotation = quote(sources)
+    assert quotation is not None
+    text = f"{LOGS.sentence} {planted.sentence}"
+    assert read("sentence", "Who planted the logs?", [], sources, quotation) == ([text], [LOGS, planted])
 
 
 def test_the_best_sentence_is_quoted_where_the_word_of_the_model_does_not_count() -> None:
