@@ -38,6 +38,7 @@ Triton = Annotated[
 Names = Annotated[list[str] | None, typer.Argument(help="Models; all where none is named.")]
 DEFAULT_INTO = Path(".state/models")
 DEFAULT_CATALOGUE = REPOSITORY / "models.yaml"
+RATES = {"sft": 2e-3, "dpo": 1e-4}  # how adapters are trained, and the peak learning rate where none is said
 
 
 def chosen(catalogue: Path, names: list[str] | None, profile: str = "cpu") -> list[Entry]:
@@ -399,7 +400,18 @@ def at_precision(entry: Entry, precision: str, into: Path) -> Path:
 def finetune(
     base: Annotated[str, typer.Argument(help="A generator of the catalogue.")],
     name: Annotated[str, typer.Argument(help="The adapter's name, which requests give.")],
-    data: Annotated[Path, typer.Option(help='JSONL of chats: {"messages": [{"role", "content"}, ...]} a line.')],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help='JSONL of chats, {"messages": [{"role", "content"}, ...]} a line; of pairs, {"prompt", "chosen", "rejected"}, for dpo.'
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="sft: learns to write the chats' answers; dpo: to prefer the chosen reply to the rejected one."
+        ),
+    ] = "sft",
     into: Into = DEFAULT_INTO,
     catalogue: CatalogueFile = DEFAULT_CATALOGUE,
     quantized: Annotated[bool, typer.Option("--qlora", help="Keep the base in 4 bits while training (QLoRA).")] = False,
@@ -407,12 +419,18 @@ def finetune(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="As many as make 100 steps where unset, at least 3.")
     ] = None,
-    rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = 2e-3,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-9, help="Peak learning rate; 2e-3 where unset, for dpo 1e-4.")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="Of dpo: the greater, the nearer to the base it stays; 0.1 where unset."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1 ...")] = "cpu",
     held_out: Annotated[
         float | None,
         typer.Option(
-            min=0, max=0.5, help="Share of the chats that is only evaluated; by default a tenth of 50 or more."
+            min=0, max=0.5, help="Share of the chats or pairs that is only evaluated; by default a tenth of 50 or more."
         ),
     ] = None,
     patience: Annotated[
@@ -424,17 +442,25 @@ def finetune(
     ] = None,
     seed: Annotated[int, typer.Option()] = 1,
 ) -> None:
-    """Train a LoRA adapter on chats; it can be served at once, without a restart."""
+    """Train a LoRA adapter on chats or preferences; it can be served at once, without a restart."""
+    if method not in RATES:
+        raise BuildError(f"there is no method {method!r}; there is {', '.join(RATES)}")
+    if method == "sft" and beta is not None:
+        raise BuildError("--beta is of --method dpo: sft has no reference to stay near")
     (entry,) = chosen(catalogue, [base])
     # Of libraries, as in a build: they say nothing about the result.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
-    work = import_module("genmesh_models.finetune")
+    if method == "dpo":
+        train = import_module("genmesh_models.preferences").prefer
+        special = {} if beta is None else {"beta": beta}
+    else:
+        train, special = import_module("genmesh_models.finetune").finetune, {}
     with progress("step {task.completed} of {task.total}", "loss {task.fields[loss]}") as bar:
         task = bar.add_task(name, total=None, loss="")
-        result = work.finetune(
-            entry, name, data, into, quantized=quantized, rank=rank, epochs=epochs, rate=rate, seed=seed,
-            device=device, held_out=held_out, patience=patience, batch_tokens=batch_tokens, start=start,
+        result = train(
+            entry, name, data, into, quantized=quantized, rank=rank, epochs=epochs, rate=rate or RATES[method], seed=seed,
+            device=device, held_out=held_out, patience=patience, batch_tokens=batch_tokens, start=start, **special,
             say=lambda text: console.print(text, markup=False),
             show=lambda step, steps, loss: bar.update(task, completed=step, total=steps, loss=f"{loss:.4f}"),
         )  # fmt: skip

@@ -1,7 +1,8 @@
 """LoRA adapters (Hu et al. 2021), and QLoRA's (Dettmers et al. 2023): a frozen base in 4 bits, an adapter in 16.
 
 The data is a JSONL of chats, ``{"messages": [{"role": ..., "content": ...}, ...]}`` a line, laid out by
-the base's own chat template. The loss counts the tokens of each chat's last message only.
+the base's own chat template. The loss counts the tokens of each chat's last message only. What does not depend on the loss
+(``Training``) serves training on preferences (preferences.py) too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +23,10 @@ from genmesh_models.catalogue import Entry
 from genmesh_models.errors import BuildError
 
 T = TypeVar("T")
+Encoded = tuple[list[int], int]  # token ids, and a number that goes with them
 ROLES = ("system", "user", "assistant")
 LEAST_STEPS = 100
+WARMUP = 10
 TOKENS = 1024  # tokens in a batch, padding included: small data sets need many steps more than large batches
 # Evaluations of the held-out chats in a training; and from how many chats on a tenth is held out by default.
 EVALUATIONS, HELD_OUT_FROM = 20, 50
@@ -40,16 +44,8 @@ TARGETS = {
 
 def read_chats(path: Path) -> list[list[dict[str, str]]]:
     """The chats of a JSONL file; BuildError names the line at fault."""
-    if not path.is_file():
-        raise BuildError(f"there is no file {path}")
     chats = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may be inside of a chat
-    except UnicodeDecodeError as failure:
-        raise BuildError(f"{path} is not UTF-8: {failure.reason} at byte {failure.start}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines_of(path):
         try:
             messages = json.loads(line)["messages"]
             good = all(m["role"] in ROLES and isinstance(m["content"], str) for m in messages)
@@ -65,7 +61,18 @@ def read_chats(path: Path) -> list[list[dict[str, str]]]:
     return chats
 
 
-def encode(tokenizer: Any, chat: list[dict[str, str]], longest: int) -> tuple[list[int], int] | None:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1; BuildError where it cannot be read."""
+    if not path.is_file():
+        raise BuildError(f"there is no file {path}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other ends of lines may be inside of a chat
+    except UnicodeDecodeError as failure:
+        raise BuildError(f"{path} is not UTF-8: {failure.reason} at byte {failure.start}") from None
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def encode(tokenizer: Any, chat: list[dict[str, str]], longest: int) -> Encoded | None:
     """Token ids, and where the answer begins; None where the chat is longer than the context."""
     from transformers import BatchEncoding
 
@@ -92,7 +99,7 @@ def encode(tokenizer: Any, chat: list[dict[str, str]], longest: int) -> tuple[li
 
 
 def split(chats: list[T], share: float | None, seed: int) -> tuple[list[T], list[T]]:
-    """Chats to train on, and those held out: a share, or where none is said a tenth of at least HELD_OUT_FROM."""
+    """Chats (or pairs) to train on, and those held out: a share, or where none is said a tenth of at least HELD_OUT_FROM."""
     share = share if share is not None else 0.1 if len(chats) >= HELD_OUT_FROM else 0.0
     count = math.ceil(len(chats) * share)
     order = list(range(len(chats)))
@@ -113,7 +120,7 @@ def device_of(name: str) -> Any:
     return device
 
 
-def losses(model: Any, batch: list[tuple[list[int], int]], pad: int) -> tuple[Any, int]:
+def losses(model: Any, batch: list[Encoded], pad: int) -> tuple[Any, int]:
     """The sum of the answers' tokens' losses, and how many tokens these are."""
     import torch
 
@@ -134,7 +141,7 @@ def losses(model: Any, batch: list[tuple[list[int], int]], pad: int) -> tuple[An
     return torch.nn.functional.cross_entropy(logits.float(), labels[wanted], reduction="sum"), int(wanted.sum())
 
 
-def mean_loss(model: Any, batches: list[list[tuple[list[int], int]]], pad: int) -> float:
+def mean_loss(model: Any, batches: list[list[Encoded]], pad: int) -> float:
     """The mean loss of the answers' tokens, without training."""
     import torch
 
@@ -145,27 +152,114 @@ def mean_loss(model: Any, batches: list[list[tuple[list[int], int]]], pad: int) 
     return float(sum(total.item() for total, _ in found) / sum(count for _, count in found))
 
 
-def finetune(
-    entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int | None, rate: float,
-    seed: int, say: Callable[[str], None], show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
-    device: str = "cpu", held_out: float | None = None, patience: int = 4, batch_tokens: int = TOKENS,
-    start: Path | None = None,
-) -> Path:  # fmt: skip
-    """Train an adapter for a generator and put it beside its versions; the adapter's folder. Without ``epochs`` for
-    LEAST_STEPS steps, and at least three times over the data: a few chats are a step or two an epoch, which teaches nothing.
-    ``start``: an adapter in PEFT's format that goes on being trained, of its own rank.
+@dataclass
+class Training:
+    """An adapter in training on what a generator serves, and the best of it so far, whatever the loss."""
 
-    The held-out chats are evaluated EVALUATIONS times. The adapter with the lowest mean loss on them is kept, and training
-    ends after ``patience`` evaluations without a lower one. ``say``: a line now and then; ``show``: each step, of how many, and its loss.
-    """
+    name: str
+    into: Path  # Triton's model repository
+    card: dict[str, Any]  # of the version that answers
+    sums: dict[str, str]  # SHA-256 of the files that the base was built from
+    staged: Path  # where the adapter is saved before it is placed
+    where: Any  # torch.device
+    tokenizer: Any
+    model: Any  # PeftModel with one adapter, "default"
+    trained: list[Any]  # its parameters
+    rank: int
+    quantized: bool
+    rate: float
+    patience: int
+    say: Callable[[str], None]
+    lowest: float = math.inf  # held-out loss
+    worse: int = 0  # evaluations since then
+
+    @property
+    def half(self) -> bool:
+        """Whether it computes in bfloat16: where the processor has it, 1.5 times as fast, and as good (docs/models.md)."""
+        return not self.quantized and (self.where.type != "cpu" or has_bfloat16())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the context."""
+        return int(self.card["context_tokens"])
+
+    def divided(
+        self, encoded: list[T], given: int, data: Path, share: float | None, seed: int, what: str = "chat"
+    ) -> tuple[list[T], list[T]]:
+        """To train on, and held out, of those of the ``given`` ones that fit into the context; BuildError where none is left."""
+        if not encoded:
+            raise BuildError(f"{data}: no {what} fits into the context of {self.longest} tokens")
+        if len(encoded) < given:
+            self.say(f"{given - len(encoded)} of {given} {what}s are longer than the context and are left out")
+        learned, kept = split(encoded, share, seed)
+        if not learned:
+            raise BuildError(f"{data}: of {len(encoded)} {what}s none is left to train on; hold out less")
+        return learned, kept
+
+    def planned(
+        self, learned: list[Encoded], kept: list[Encoded], epochs: int | None, most: int, seed: int, what: str = "chat"
+    ) -> tuple[list[list[Encoded]], list[list[Encoded]]]:
+        """The batches of all steps, and those of an evaluation, of at most ``most`` tokens each."""
+        import torch
+
+        order = torch.Generator().manual_seed(seed)
+        once = batched(learned, order, most)
+        checks = batched(kept, order, most) if kept else []
+        epochs = epochs or max(3, math.ceil(LEAST_STEPS / len(once)))
+        steps = once + [b for _ in range(epochs - 1) for b in batched(learned, order, most)]
+        parameters = sum(p.numel() for p in self.trained)
+        aside = f", {len(kept)} held out" if kept else ""
+        self.say(
+            f"{parameters:,} parameters to train on {len(learned)} {what}s{aside}, {epochs} epochs of {len(once)} steps"
+        )
+        return steps, checks
+
+    def save(self) -> None:
+        """The adapter as it is now, without another that the trainer keeps beside it."""
+        self.model.save_pretrained(str(self.staged), selected_adapters=["default"])
+
+    def ends(self, held_out_loss: float) -> bool:
+        """Keep the adapter where this is the lowest loss; whether training ends, for ``patience`` evaluations had none."""
+        if held_out_loss < self.lowest:
+            self.lowest, self.worse = held_out_loss, 0
+            self.save()
+            return False
+        self.worse += 1
+        if self.worse < self.patience:
+            return False
+        self.say(
+            f"no lower in {self.patience} evaluations: the adapter with the lowest held-out loss ({self.lowest:.4f}) is kept"
+        )
+        return True
+
+    def place(self, loss: float, facts: dict[str, Any], *, checked: bool) -> Path:
+        """Put the adapter in place; its folder. ``checked``: there were evaluations. BuildError where it diverged."""
+        if not all(bool(p.isfinite().all()) for p in self.trained) or (checked and self.lowest == math.inf):
+            raise BuildError(f"training {self.name} went astray (loss {loss}); try a lower --rate than {self.rate:g}")
+        if not checked:
+            self.save()
+        shutil.rmtree(base_folder(self.staged), ignore_errors=True)
+        about = {"name": self.name, "rank": self.rank, "quantized_base": self.quantized}
+        return lora.place(self.staged, self.into, self.card, about | facts | {"base_sha256": self.sums})
+
+
+def base_folder(staged: Path) -> Path:
+    """Where a merged base is, beside the staged adapter."""
+    return staged.with_name(f"{staged.name}-base")
+
+
+def begun(
+    entry: Entry, name: str, into: Path, *, quantized: bool, rank: int, rate: float, seed: int, device: str, patience: int,
+    start: Path | None, say: Callable[[str], None],
+) -> Training:  # fmt: skip
+    """The base that is served, with a new adapter or the one in ``start`` on it; BuildError where none could be served."""
     card, plain, sums = lora.base_of(entry, name, into)
-    chats = read_chats(data)
     where = device_of(device)
     if start is not None:
         rank = lora.checked(entry, start, plain)
     staged = lora.staging(entry, name, into)
     # What is served is the checkpoint with the catalogue's own adapter in it.
-    base = sources.merged(entry, plain, staged.with_name(f"{staged.name}-base"))
+    base = sources.merged(entry, plain, base_folder(staged))
     import torch
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -202,39 +296,54 @@ def finetune(
         parameter.data = parameter.data.to(adapter_dtype)
     if not quantized:
         model = model.to(where)
-    longest = card["context_tokens"]
-    encoded = [e for chat in chats if (e := encode(tokenizer, chat, longest)) is not None]
-    if not encoded:
-        raise BuildError(f"{data}: no chat fits into the context of {longest} tokens")
-    if len(encoded) < len(chats):
-        say(f"{len(chats) - len(encoded)} of {len(chats)} chats are longer than the context and are left out")
-    learned, kept = split(encoded, held_out, seed)
-    if not learned:
-        raise BuildError(f"{data}: of {len(encoded)} chats none is left to train on; hold out less")
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-    order = torch.Generator().manual_seed(seed)
-    once = batched(learned, order, batch_tokens)
-    checks = batched(kept, order, batch_tokens) if kept else []
-    epochs = epochs or max(3, math.ceil(LEAST_STEPS / len(once)))
-    batches = once + [b for _ in range(epochs - 1) for b in batched(learned, order, batch_tokens)]
-    parameters = sum(p.numel() for p in trained)
-    aside = f", {len(kept)} held out" if kept else ""
-    say(f"{parameters:,} parameters to train on {len(learned)} chats{aside}, {epochs} epochs of {len(once)} steps")
+    return Training(
+        name, into, card, sums, staged, where, tokenizer, model, trained, rank, quantized, rate, patience, say
+    )
+
+
+def share_of_rate(step: int, steps: int) -> float:
+    """How much of the peak rate a step has, counted from 0: it rises for WARMUP steps, and falls by a cosine."""
+    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def finetune(
+    entry: Entry, name: str, data: Path, into: Path, *, quantized: bool, rank: int, epochs: int | None, rate: float,
+    seed: int, say: Callable[[str], None], show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    device: str = "cpu", held_out: float | None = None, patience: int = 4, batch_tokens: int = TOKENS,
+    start: Path | None = None,
+) -> Path:  # fmt: skip
+    """Train an adapter for a generator and put it beside its versions; the adapter's folder. Without ``epochs`` for
+    LEAST_STEPS steps, and at least three times over the data: a few chats are a step or two an epoch, which teaches nothing.
+    ``start``: an adapter in PEFT's format that goes on being trained, of its own rank.
+
+    The held-out chats are evaluated EVALUATIONS times. The adapter with the lowest mean loss on them is kept, and training
+    ends after ``patience`` evaluations without a lower one. ``say``: a line now and then; ``show``: each step, of how many, and its loss.
+    """
+    chats = read_chats(data)
+    work = begun(
+        entry, name, into, quantized=quantized, rank=rank, rate=rate, seed=seed, device=device, patience=patience,
+        start=start, say=say,
+    )  # fmt: skip
+    import torch
+
+    model, tokenizer = work.model, work.tokenizer
+    encoded = [e for chat in chats if (e := encode(tokenizer, chat, work.longest)) is not None]
+    learned, kept = work.divided(encoded, len(chats), data, held_out, seed)
+    batches, checks = work.planned(learned, kept, epochs, batch_tokens, seed)
+    optimizer = torch.optim.AdamW(work.trained, lr=rate, weight_decay=0.0)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    # bfloat16 where the processor has it: 1.5 times as fast, and as good (docs/models.md).
-    half = torch.autocast(where.type, torch.bfloat16, enabled=not quantized and (where.type != "cpu" or has_bfloat16()))
+    half = torch.autocast(work.where.type, torch.bfloat16, enabled=work.half)
     every = math.ceil(len(batches) / EVALUATIONS)
-    best, worse, loss, steps = math.inf, 0, math.inf, 0
+    loss, steps = math.inf, 0
     model.train()
     for step, batch in enumerate(batches):
-        share = step / len(batches)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 10) * 0.5 * (1 + math.cos(math.pi * share))
+            group["lr"] = rate * share_of_rate(step, len(batches))
         with half:
             total, count = losses(model, batch, pad)
         optimizer.zero_grad()
         (total / count).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(work.trained, 1.0)
         optimizer.step()
         loss, steps = total.item() / count, step + 1
         show(steps, len(batches), loss)
@@ -246,37 +355,21 @@ def finetune(
         with half:
             held_out_loss = mean_loss(model, checks, pad)
         say(f"step {steps} of {len(batches)} loss {loss:.4f}, held out {held_out_loss:.4f}")
-        if held_out_loss < best:
-            best, worse = held_out_loss, 0
-            model.save_pretrained(str(staged))
-        elif (worse := worse + 1) >= patience:
-            say(f"no lower in {patience} evaluations: the adapter with the lowest held-out loss ({best:.4f}) is kept")
+        if work.ends(held_out_loss):
             break
-    if not all(bool(p.isfinite().all()) for p in trained) or (checks and best == math.inf):
-        raise BuildError(f"training {name} went astray (loss {loss}); try a lower --rate than {rate:g}")
-    if not checks:
-        model.save_pretrained(str(staged))
-    shutil.rmtree(staged.with_name(f"{staged.name}-base"), ignore_errors=True)
-    facts = {
-        "name": name,
-        "rank": rank,
-        "quantized_base": quantized,
-        "chats": len(learned),
-        "steps": steps,
-        "loss": loss,
-    }
+    facts = {"method": "sft", "chats": len(learned), "steps": steps, "loss": loss}
     if checks:
-        facts |= {"held_out_chats": len(kept), "held_out_loss": best}
-    return lora.place(staged, into, card, facts | {"base_sha256": sums})
+        facts |= {"held_out_chats": len(kept), "held_out_loss": work.lowest}
+    return work.place(loss, facts, checked=bool(checks))
 
 
-def batched(encoded: list[tuple[list[int], int]], order: Any, most: int) -> list[list[tuple[list[int], int]]]:
+def batched(encoded: list[Encoded], order: Any, most: int) -> list[list[Encoded]]:
     """The chats in batches of near-equal length and at most so many tokens, in a new order each time."""
     import torch
 
     shuffled = [encoded[i] for i in torch.randperm(len(encoded), generator=order).tolist()]
     shuffled.sort(key=lambda item: len(item[0]) // 32)
-    found: list[list[tuple[list[int], int]]] = [[]]
+    found: list[list[Encoded]] = [[]]
     for item in shuffled:
         if found[-1] and (len(found[-1]) + 1) * max(len(item[0]), *(len(i) for i, _ in found[-1])) > most:
             found.append([])

@@ -9,8 +9,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from genmesh_models import catalogue, finetune, sources
+from genmesh_models import catalogue, finetune, preferences, sources
 from genmesh_models.errors import BuildError
+from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -50,6 +51,44 @@ with redirect_stdout(sys.stderr):
         losses = [float(found[1]) for line in lines if (found := re.search(r"held out ([\d.]+)", line))]
         return {"losses": losses, "facts": json.loads((placed / "adapter.json").read_text()), "folder": str(placed)}
 
+    def pairs_of(seed: int, count: int) -> list[dict[str, object]]:
+        """Made-up prompts; the reply in small letters is preferred to the same one in capitals."""
+        draw = random.Random(seed)
+
+        def words() -> str:
+            return " ".join("".join(draw.choices("abc", k=4)) for _ in range(4))
+
+        replies = [words() for _ in range(count)]
+        return [{"prompt": words(), "chosen": reply, "rejected": reply.upper()} for reply in replies]
+
+    def preferred(name: str, start: Path | None, epochs: int) -> dict[str, object]:
+        """An adapter's folder, its facts, and the losses of its steps."""
+        losses: list[float] = []
+        placed = preferences.prefer(
+            entry, name, liked, models, quantized=False, rank=4, epochs=epochs, rate=1e-2, seed=1,
+            say=lambda text: print(text, file=sys.stderr), show=lambda step, steps, loss: losses.append(loss),
+            held_out=0.25, patience=100, batch_tokens=1000, start=start,
+        )  # fmt: skip
+        files = sorted(str(file.relative_to(placed)) for file in placed.rglob("*") if file.is_file())
+        facts = json.loads((placed / "adapter.json").read_text())
+        return {"losses": losses, "facts": facts, "folder": str(placed), "files": files}
+
+    def margins(adapter: str, pairs: list[preferences.Pair]) -> list[float]:
+        """How much more log-probability the chosen replies gained by an adapter than the rejected ones, by pair."""
+        base = LlamaForCausalLM.from_pretrained(checkpoint)
+
+        @torch.no_grad()
+        def differences(model: torch.nn.Module) -> list[float]:
+            def loss(pair: preferences.Pair, reply: str) -> float:
+                chat = [*pair.prompt, {"role": "assistant", "content": reply}]
+                return finetune.losses(model, [finetune.encode(tokenizer, chat, 512)], 0)[0].item()
+
+            return [loss(pair, pair.rejected) - loss(pair, pair.chosen) for pair in pairs]
+
+        before = differences(base)
+        after = differences(PeftModel.from_pretrained(base, adapter).eval())
+        return [late - early for early, late in zip(before, after, strict=True)]
+
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, models, data = Path(folder) / "checkpoint", Path(folder) / "models", Path(folder) / "chats.jsonl"
         model.save_pretrained(checkpoint)
@@ -65,6 +104,14 @@ with redirect_stdout(sys.stderr):
         data.write_text("\n".join(json.dumps({"messages": chat}) for _ in range(16)))
         first = trained("first", None)
         second = trained("second", Path(str(first["folder"])))
+        liked = Path(folder) / "pairs.jsonl"
+        liked.write_text("\n".join(map(json.dumps, pairs_of(2, 40))))
+        others = preferences.read_pairs(liked)
+        liked.write_text("\n".join(map(json.dumps, pairs_of(1, 48))))
+        _, kept = finetune.split(preferences.read_pairs(liked), 0.25, 1)
+        small = preferred("small", None, 5)
+        smaller = preferred("smaller", Path(str(small["folder"])), 1)
+        small |= {"others": margins(str(small["folder"]), others), "held_out": margins(str(small["folder"]), kept)}
         torch.manual_seed(1)
         other = LlamaForCausalLM(
             LlamaConfig(
@@ -86,6 +133,8 @@ found = {
     "learned": learned,
     "first": first,
     "second": second,
+    "small": small,
+    "smaller": smaller,
     "refused": refused,
 }
 print(json.dumps(found))
