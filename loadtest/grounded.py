@@ -89,6 +89,9 @@ def figures(given: list[Given]) -> dict[str, float]:
     def none(one: Given) -> bool:
         return one.grounding == pb.GROUNDING_NO_ANSWER
 
+    def milliseconds(seconds: list[float]) -> float:
+        return round(1000 * median(seconds), 1) if seconds else 0.0
+
     return {
         "questions with their paragraph": len(there),
         "right passage ranked first": share([one.first == one.asked.document for one in there]),
@@ -106,7 +109,8 @@ def figures(given: list[Given]) -> dict[str, float]:
         "wrongly abstained": share([none(one) for one in there]),
         "questions without their paragraph": len(gone),
         "abstained": share([none(one) for one in gone]),
-        "TTFT, median": round(1000 * median(one.ttft for one in given), 1),
+        "TTFT of the answers, median": milliseconds([one.ttft for one in given if not none(one)]),
+        "time to say that nothing answers, median": milliseconds([one.ttft for one in given if none(one)]),
     }
 
 

@@ -17,6 +17,8 @@ from tokenizers import Encoding, Tokenizer
 # Padded tokens in one inference. Larger batches gain nothing on a CPU and cost latency.
 TOKEN_BUDGET = 2048
 BATCH_LIMIT = 32
+# Lengths of a batch are multiples of this many tokens: OpenVINO compiles for each shape that it meets, and never forgets one.
+LENGTH_STEP = 16
 
 
 def pack(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -67,6 +69,10 @@ class Encoder:
         """At most ``max_tokens`` of a text's tokens, the last among them."""
         return row if len(row) <= self.max_tokens else [*row[: self.max_tokens - 1], row[-1]]
 
+    def padded(self, length: int) -> int:
+        """Tokens in the rows of a batch whose longest has ``length`` of them."""
+        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, max(length, self.max_tokens))
+
     def run(self, encodings: Sequence[Encoding], wanted: Callable[[int], bool] = every) -> list[np.ndarray]:
         """The network's output row of each encoding, float32; ids beyond ``max_tokens`` are cut (the last is kept).
 
@@ -88,7 +94,7 @@ class Encoder:
             for packed in pack([len(i) for i in ids]):
                 if not (group := [index for index in packed if wanted(index)]):
                     continue
-                longest = max(len(ids[i]) for i in group)
+                longest = self.padded(max(len(ids[i]) for i in group))
                 tokens = np.zeros((len(group), longest), dtype=np.int64)
                 mask, kinds = np.zeros_like(tokens), np.zeros_like(tokens)
                 for row, index in enumerate(group):

@@ -198,6 +198,8 @@ def rows() -> dict[str, Any]:
         "unwanted": sum(len(row) for index, row in enumerate(some) if index % 3),
         "wanted": min(float(row @ whole[index]) for index, row in enumerate(some) if index % 3 == 0),
         "raised": raised,
+        "widths": sorted({encoder.padded(length) for length in range(1, encoder.max_tokens + 1)}),
+        "context": encoder.max_tokens,
         "looks": len(looks),
         "after": min(float(row @ other) for row, other in zip(after, whole, strict=True)),
     }
