@@ -26,7 +26,8 @@ RELEVANCE_MARGIN = 0.08
 # Weights in a sentence's relevance: of the words that it shares with the question, and of its passage's score. Of the project's
 # forty questions that score finds the right passage for 29, the sentence's alone for 26.
 SHARED_WORDS, PASSAGE = 0.05, 0.65
-PRONOUNS = word_set("it they he she its their his her this these")
+# A sentence that begins with one of these goes on about what the one before it speaks of.
+GOING_ON = word_set("it they he she its their his her this these")
 # Weight of the question's words that are in the passage, where it is decided whether the passage answers at all (docs/models.md).
 COVERED = 0.3
 LEADING_CITATIONS = re.compile(r"(?:\s*\[\d{1,3}\])+\s*")
@@ -173,7 +174,7 @@ def linked(question: str, sources: Sequence[Source], best: Source) -> list[Sourc
         return [best]
     following = sources[after]
     lacks = set(content(question, VAGUE)) - set(content(best.sentence))
-    goes_on = words(following.sentence)[:1] and words(following.sentence)[0] in PRONOUNS
+    goes_on = words(following.sentence)[:1] and words(following.sentence)[0] in GOING_ON
     return [best, following] if goes_on and lacks & set(content(following.sentence)) else [best]
 
 

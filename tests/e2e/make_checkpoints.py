@@ -445,21 +445,25 @@ def gpt2(out: Path) -> None:
     )).save_pretrained(out / "gpt2")  # fmt: skip
 
 
+def llama_of(folder: Path, **sizes: int) -> None:
+    tokens = tokenizer(folder, begin=True)
+    config = LlamaConfig(vocab_size=len(tokens), bos_token_id=0, eos_token_id=1, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
 def llama(out: Path) -> None:
-    tokens = tokenizer(out / "llama", begin=True)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokens), hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=1,
-    )).save_pretrained(out / "llama")  # fmt: skip
+    llama_of(
+        out / "llama", hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=512,
+    )  # fmt: skip
 
 
 def tiny(out: Path) -> None:
     """With a context in which a request runs for as long as a test needs it to."""
-    tokens = tokenizer(out / "tiny", begin=True)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokens), hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=32768, bos_token_id=0, eos_token_id=1,
-    )).save_pretrained(out / "tiny")  # fmt: skip
+    llama_of(
+        out / "tiny", hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32768,
+    )  # fmt: skip
 
 
 def mistral(out: Path) -> None:

@@ -74,10 +74,14 @@ def test_an_engine_whose_steps_fail_ends_and_says_why(told: dict[str, Any]) -> N
     assert told["ended"] == [why]
 
 
+def test_an_encoder_has_few_shapes_and_none_longer_than_its_context(told: dict[str, Any]) -> None:
+    """Each is compiled and kept."""
+    context = told["rows"]["context"]
+    assert told["rows"]["widths"] == [*range(16, context, 16), context]
+
+
 def test_an_encoder_computes_what_is_wanted_and_nothing_stays_of_what_was_broken_off(told: dict[str, Any]) -> None:
     found = told["rows"]
-    # Few shapes, for each is compiled and kept; none is longer than the context.
-    assert found["widths"] == [*range(16, found["context"], 16), found["context"]]
     assert found["unwanted"] == 0
     assert found["wanted"] > 0.99
     assert found["raised"]

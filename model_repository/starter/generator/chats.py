@@ -111,10 +111,11 @@ def real(
                 sentence = [s for start, s in right.sentences if start <= at][-1]
                 near = [p for p in passages if p is not right]
                 far = [p for p in near if p.paragraph != number]
-                for _ in range(times if prompt.one_line(answer) in sentence else 0):
+                whole = prompt.one_line(answer) in sentence
+                for _ in range(times if whole else 0):
                     beside = others(rng, near, question, answer, rng.choice(OTHERS))
                     yield from numbered(rng, question, right.text, beside, answer, sentence)
-                for _ in range(alone if prompt.one_line(answer) in sentence else 0):
+                for _ in range(alone if whole else 0):
                     yield from numbered(rng, question, sentence, [], answer, sentence)
                 if rng.random() < unanswered * times:
                     count = rng.choice((1, 1, 2, 2, 3))
