@@ -476,7 +476,8 @@ def main() -> None:
     log.info("%d collections, listening on %s:%d", len(store._collections), wanted.host, wanted.port)
     if wanted.metrics_port:
         start_http_server(wanted.metrics_port, wanted.host)
-    ended.wait()
+    while not ended.wait(1):  # the kernel may hand the signal to another thread, which does not wake this one
+        pass
     server.stop(GRACE_SECONDS).wait(GRACE_SECONDS + 1)  # a call that hangs must not keep the process
     end()
 

@@ -60,6 +60,11 @@ class Replica(Generic[C]):
     def usable(self) -> bool:
         return self.begun and not (self.out or self.suspect or self.gone)
 
+    @property
+    def unknown(self) -> bool:
+        """No probe has come back yet, and no call failed."""
+        return not (self.begun or self.failed_probes or self.suspect or self.gone)
+
     def has(self, what: str) -> bool:
         return self.lacks.get(what, 0.0) < time.monotonic()
 
@@ -145,7 +150,8 @@ class Replicas(Generic[C]):
 
     def again(self, avoid: Collection[Replica[C]]) -> bool:
         """Whether a call may be sent once more, to another than these."""
-        if self._tokens < 1 or not any(r.usable and r not in avoid for r in self.known.values()):
+        others = [r for r in self.known.values() if r not in avoid]
+        if self._tokens < 1 or not any(r.usable or r.unknown for r in others):
             return False
         self._tokens -= 1
         return True

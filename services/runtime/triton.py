@@ -120,8 +120,8 @@ class Triton:
         self.replicas: Replicas[triton.InferenceServerClient] = Replicas(
             url,
             lambda address: triton.InferenceServerClient(address, channel_args=CHANNEL),
-            lambda client: client.is_server_ready(client_timeout=2),
-            lambda client: client.is_server_live(client_timeout=2),
+            triton.InferenceServerClient.is_server_ready,
+            triton.InferenceServerClient.is_server_live,
             told,
         )
 

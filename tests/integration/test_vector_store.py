@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import random
 import secrets
 import shutil
@@ -232,6 +234,15 @@ def test_told_to_end_while_it_works_it_ends(running: Running) -> None:
         acknowledged = sum(call.result() for call in calls)
     running.start()
     assert acknowledged <= running.count() <= acknowledged + CLIENTS * ROWS
+
+
+def test_a_signal_that_the_kernel_hands_to_another_thread_ends_it(running: Running) -> None:
+    """It does so with one that is just starting a thread."""
+    number = running.process.pid
+    other = next(int(task.name) for task in Path(f"/proc/{number}/task").iterdir() if int(task.name) != number)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.tgkill(number, other, int(signal.SIGTERM)) == 0, os.strerror(ctypes.get_errno())
+    assert running.process.wait(LIMIT_SECONDS) == 0
 
 
 def upsert_some(running: Running, client: int) -> int:

@@ -3,6 +3,7 @@ Triton says it within the stream, in words and without a status, while it loads 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
@@ -21,6 +22,7 @@ from services.runtime.errors import Internal, ResourceExhausted, Unavailable
 from services.runtime.metrics import Models
 from services.runtime.models import Card
 from services.runtime.triton import Triton, scalar
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     def __init__(self, failure: str) -> None:
         self.failure, self.asked = failure, 0
+        self.probed = asyncio.Event()  # until then it answers no probe
+        self.probed.set()
         self.models: dict[str, str] | None = {}  # why it is not ready, by "name version"; None: it fails
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
@@ -48,6 +52,7 @@ class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
+        await self.probed.wait()
         return pb.ServerReadyResponse(ready=True)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
@@ -65,6 +70,7 @@ class Replica(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
 
 @asynccontextmanager
 async def caller_of(*replicas: Replica) -> AsyncIterator[Triton]:
+    """What asks them, once it knows of each that can be asked that it is there."""
     addresses = []
     async with AsyncExitStack() as stack:
         for replica in replicas:
@@ -80,6 +86,9 @@ async def caller_of(*replicas: Replica) -> AsyncIterator[Triton]:
         triton = Triton("triton:8001", Models("generation", CollectorRegistry(), model=["generator"]))
         triton.replicas.resolver = all_of_them
         stack.push_async_callback(triton.close)
+        if all(replica.probed.is_set() for replica in replicas):
+            await triton.replicas.ready()
+            await eventually(lambda: all(replica.usable for replica in triton.replicas.known.values()))
         yield triton
 
 
@@ -134,6 +143,18 @@ async def test_a_replica_without_room_stays_and_another_is_asked(words: str, rea
                 break
         assert all(replica.usable for replica in triton.replicas.known.values())
     assert full.asked > 1
+
+
+async def test_before_any_probe_came_back_another_is_asked_too() -> None:
+    """A service's first calls do not wait for its first probes."""
+    full, well = Replica(FULL[0][0]), Replica("")
+    full.probed.clear()
+    well.probed.clear()
+    async with caller_of(full, well) as triton:
+        for _ in range(2):  # one begins with either
+            assert await answer(triton) == [b"hi"]
+        assert not any(replica.begun for replica in triton.replicas.known.values())
+    assert (full.asked, well.asked) == (1, 2)
 
 
 @pytest.mark.parametrize(("words", "reason"), FULL)
