@@ -79,7 +79,7 @@ def main() -> None:
             return PROMPTS * TOKENS / (time.monotonic() - begun)
 
         before = resident_mib()
-        engines = Engines(version / "weights", card, model / "adapters")
+        engines = Engines(version / "weights", card | {"prompt_lookup_tokens": 0}, model / "adapters")
         ask(engines, [""])
         memory = [resident_mib() - before]
         for name in ("one", "two"):

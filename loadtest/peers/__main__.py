@@ -3,9 +3,8 @@
     python -m loadtest.peers [SUITE ...] [--rounds 5] [--quick] [--out docs/performance.md]
 
 Suites: generation embedding hop search rag growth cost; all of them where none is named. It starts a cluster of
-its own on free ports and each peer as a process of its own, and writes its part of the document (between
-markers; the rest of the file stays), its plots beside it and what was measured in figures/peers.json. Everything
-that it started ends with it.
+its own on free ports and each peer as a process of its own, and writes each suite's part of the document (between
+markers; the rest of the file stays) and its plots beside it. Everything that it started ends with it.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from deploy.local.processes import ROOT
 from loadtest.peers import machine, report, setup
@@ -49,12 +49,6 @@ def parsed() -> argparse.Namespace:
     return args
 
 
-def kept_as(suite: str, generator: str) -> str:
-    """A suite's name among the results: generation has one result a checkpoint."""
-    other = suite == "generation" and generator != "default"
-    return f"{suite} {Path(generator).name}" if other else suite
-
-
 def ended(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -66,23 +60,12 @@ def main() -> None:
     setup.environments()
     checkpoint = setup.generator(args.generator)
     models = setup.models(checkpoint)
-    # In the repository, so that a run of one suite leaves what others measured as it is.
-    kept = args.out.parent / "figures" / "peers.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
-    if (
-        not results
-        and len(args.suites) < len(SUITES)
-        and report.BEGIN in (args.out.read_text() if args.out.exists() else "")
-    ):
-        sys.exit(
-            f"{args.out} has results of which {kept} is not there: a run of some suites would lose the others. Run all."
-        )
     about = {
         "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds, "threads": args.threads, "quick": args.quick,
         "command": shlex.join(["python", "-m", "loadtest.peers", *sys.argv[1:]]),
         "machine": machine.describe(), "versions": machine.versions(),
     }  # fmt: skip
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="genmesh-peers-") as folder:
         print("starting the cluster", flush=True)
         with started(Path(folder), models) as (cluster, key):
@@ -92,12 +75,14 @@ def main() -> None:
                 begun, load = time.monotonic(), os.getloadavg()[0]
                 found = asyncio.run(importlib.import_module(f"loadtest.peers.{name}").run(bench))
                 found["about"] = about | {"seconds": round(time.monotonic() - begun), "load_before": load}
-                results[kept_as(name, args.generator)] = found
-                kept.write_text(json.dumps(results, indent=1))
-    subprocess.run([setup.PEERS_PYTHON, setup.HERE / "plots.py", kept, args.out.parent], check=True)
-    report.write(results, args.out)
+                results[name] = found
+                report.write(name, found, args.out)
+        plotted = Path(folder) / "results.json"
+        plotted.write_text(json.dumps(results))
+        subprocess.run([setup.PEERS_PYTHON, setup.HERE / "plots.py", plotted, args.out.parent], check=True)
     if "cost" in args.suites:  # what loadtest/scale.py multiplies
-        figures = kept.with_name("cost.json")
+        figures = args.out.parent / "figures" / "cost.json"
+        figures.parent.mkdir(parents=True, exist_ok=True)
         figures.write_text(json.dumps(results["cost"], indent=1) + "\n")
     print(f"written to {args.out}")
 

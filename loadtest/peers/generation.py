@@ -1,4 +1,4 @@
-"""Generation: Genmesh, llama.cpp's server, transformers' continuous batching, OpenVINO GenAI alone."""
+"""Generation: Genmesh, llama.cpp's server, OpenVINO GenAI alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from genmesh.aio import Client
@@ -60,11 +59,12 @@ class Cell:
         return max(4, self.concurrency)
 
 
-def cells(quick: bool, default: bool) -> list[Cell]:
-    """Of another checkpoint than the default, only what the targets speak of."""
-    clients = [1, 4] if quick else [1, 4, 16, 64] if default else [1, 16]
+def cells(quick: bool) -> list[Cell]:
     kinds = [("short", SHORT, 0.0), ("long", LONG, 0.0), ("shared prefix", LONG, SHARED), ("grounded", 0, 0.0)]
-    return [Cell(name, tokens, shared, count) for name, tokens, shared in kinds for count in clients]
+    found = [
+        Cell(name, tokens, shared, count) for name, tokens, shared in kinds for count in ((1, 4) if quick else (1, 16))
+    ]
+    return found if quick else [*found, *(Cell("short", SHORT, 0.0, count) for count in (4, 64))]
 
 
 async def crowd(
@@ -136,33 +136,8 @@ class InProcess:
         return Outcome(found["seconds"], found["ttft"], sum(map(len, written)), written)
 
 
-def has_bfloat16() -> bool:
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-
-
-async def transformers_worker(bench: Bench, processes: Processes, prompts: list[Prompt]) -> tuple[Worker, str]:
-    """transformers in the faster of float32 and, where the processor multiplies it in hardware, bfloat16."""
-    kinds = ["float32", *(["bfloat16"] if has_bfloat16() else [])]
-    found: dict[str, tuple[float, Worker]] = {}
-    for kind in kinds:
-        command = [str(setup.PEERS_PYTHON), str(setup.WORKERS / "transformers_batching.py"), str(bench.checkpoint),
-                   str(bench.threads), kind]  # fmt: skip
-        limited = {"OMP_NUM_THREADS": str(bench.threads)}
-        worker = await processes.start(Worker(command, bench.logs / f"transformers-{kind}.log", environment=limited))
-        engine = InProcess(worker, 16)
-        await engine.run(prompts[:2], 2)
-        found[kind] = ((await engine.run(prompts, len(prompts))).seconds, worker)
-    best = min(found, key=lambda kind: found[kind][0])
-    for kind, (_, worker) in found.items():
-        if kind != best:
-            await worker.stop()
-    return found[best][1], best
-
-
-async def contenders(
-    bench: Bench, processes: Processes, client: Client, new_tokens: int, warm: list[Prompt]
-) -> tuple[dict[str, Run], str]:
-    """Every contender, loaded, and transformers' data type."""
+async def contenders(bench: Bench, processes: Processes, client: Client, new_tokens: int) -> dict[str, Run]:
+    """Every contender, loaded."""
     served = await processes.start(
         llama.server(
             setup.llama_server(),
@@ -173,15 +148,13 @@ async def contenders(
         )
     )
     await llama.ready(served.port)
-    batching, kind = await transformers_worker(bench, processes, warm)
     genai = [str(setup.TRITON_PYTHON), str(setup.WORKERS / "genai.py"), str(bench.models / "generator")]
     alone = await processes.start(Worker(genai, bench.logs / "genai.log"))
     return {
         "genmesh": Genmesh(client, new_tokens).run,
         "llama.cpp": Llama(served.port, new_tokens).run,
-        "transformers": InProcess(batching, new_tokens).run,
         "openvino genai": InProcess(alone, new_tokens).run,
-    }, kind
+    }
 
 
 def until(ids: list[int], end: int) -> list[int]:
@@ -196,11 +169,10 @@ def agreement(prompts: Prompts, outcomes: dict[str, Outcome]) -> dict[str, float
     base = outcomes["openvino genai"].written
     ends = [until(ids, config["eos_token_id"]) for ids in base]
     found = {}
-    for name in ("llama.cpp", "transformers"):
-        written = outcomes[name].written
-        found[f"{name}, first token"] = sum(a[0] == b[0] for a, b in zip(base, written, strict=True)) / len(base)
-        equal = sum(x == y for a, b in zip(ends, written, strict=True) for x, y in zip(a, b, strict=False))
-        found[f"{name}, all tokens"] = equal / max(1, sum(map(len, ends)))
+    written = outcomes["llama.cpp"].written
+    found["llama.cpp, first token"] = sum(a[0] == b[0] for a, b in zip(base, written, strict=True)) / len(base)
+    equal = sum(x == y for a, b in zip(ends, written, strict=True) for x, y in zip(a, b, strict=False))
+    found["llama.cpp, all tokens"] = equal / max(1, sum(map(len, ends)))
     texts = [prompts.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in base]
     equal = sum(a == b.strip() for a, b in zip(texts, outcomes["genmesh"].written, strict=True))
     found["genmesh, whole text"] = equal / len(texts)
@@ -212,10 +184,10 @@ async def run(bench: Bench) -> dict[str, Any]:
     prompts = Prompts(bench.checkpoint)
     warm = prompts.grounded(1, CHECKED, new=False)
     async with Processes() as processes, Client(bench.cluster.target, api_key=bench.key) as client:
-        runs, kind = await contenders(bench, processes, client, new_tokens, warm)
+        runs = await contenders(bench, processes, client, new_tokens)
         outcomes = {name: await call(warm, 1) for name, call in runs.items()}
         results = []
-        for number, cell in enumerate(cells(bench.quick, bench.checkpoint == setup.DEFAULT)):
+        for number, cell in enumerate(cells(bench.quick)):
             print(f"  {cell.prompts} prompts, {cell.concurrency} clients", flush=True)
 
             def contender(call: Run, cell: Cell = cell, number: int = number) -> Contender:
@@ -228,6 +200,6 @@ async def run(bench: Bench) -> dict[str, Any]:
             results.append({"prompts": cell.prompts, "clients": cell.concurrency, "samples": samples})
     return {
         "cells": results, "new_tokens": new_tokens, "agreement": agreement(prompts, outcomes), "checked": CHECKED,
-        "lengths": {"short": SHORT, "long": LONG, "shared": SHARED}, "transformers_dtype": kind,
+        "lengths": {"short": SHORT, "long": LONG, "shared": SHARED},
         "generator": "default" if bench.checkpoint == setup.DEFAULT else bench.checkpoint.name,
     }  # fmt: skip

@@ -60,8 +60,7 @@ def curves(growth: dict[str, Any], out: Path) -> None:
 
 
 results, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-for key, result in results.items():
-    if key.split()[0] == "generation":
-        by_clients(result, folder)
+if "generation" in results:
+    by_clients(results["generation"], folder)
 if "growth" in results:
     curves(results["growth"], folder)

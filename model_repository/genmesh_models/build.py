@@ -40,7 +40,7 @@ BUILDERS = {
 }  # fmt: skip
 SHARED = {
     "embed": ("encoder.py", "plugin.py", "tensors.py"),
-    "rerank": ("encoder.py", "plugin.py", "ranker.py", "tensors.py"),
+    "rerank": ("encoder.py", "measured.py", "plugin.py", "ranker.py", "tensors.py"),
     "generate": ("adapters.py", "engine.py", "inbox.py", "measured.py", "plugin.py", "seq2seq.py", "tensors.py"),
     "diffuse": ("drawing.py", "inbox.py", "measured.py", "plugin.py", "tensors.py"),
     "upscale": ("plugin.py", "tensors.py"),

@@ -56,8 +56,9 @@ LIMITS: dict[str, dict[str, float | None]] = {
     "rerank": {"context_tokens": None},
     "generate": {
         "context_tokens": None, "kv_cache_gigabytes": 1, "max_sequences": 64, "max_batched_tokens": 512, "max_waiting": 512,
-        "max_adapters": 4, "max_adapter_rank": None, "stream_milliseconds": 25, "stream_messages": 640, "stream_interval": 2,
-        "stream_interval_from": 8, "gpu_memory_utilization": None, "tensor_parallel_size": None,
+        "max_adapters": 4, "max_adapter_rank": None, "prompt_lookup_tokens": 0, "stream_milliseconds": 25,
+        "stream_messages": 640, "stream_interval": 2, "stream_interval_from": 8, "gpu_memory_utilization": None,
+        "tensor_parallel_size": None,
     },
     "diffuse": {"default_steps": 20, "default_guidance_scale": 7.5, "max_pixels": 1048576, "max_waiting": 64},
     "upscale": {"max_pixels": 1048576, "tile": 256},

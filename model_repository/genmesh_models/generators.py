@@ -195,6 +195,7 @@ def encoder_decoder(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         # One request at a time, whose keys and values no cache holds, and no adapter.
         "max_sequences": 1,
         "max_adapters": 0,
+        "prompt_lookup_tokens": 0,
         "kv_cache_gigabytes": 0,
         "context_tokens": context,
         "verification": verification.predictions(encoder_decoder_logits(source, out, context, entry)),

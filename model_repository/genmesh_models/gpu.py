@@ -183,6 +183,7 @@ def generator(source: Path, out: Path, entry: Entry) -> dict[str, Any]:
         "end_token_ids": ends if isinstance(ends, list) else [tokenizer.eos_token_id if ends is None else ends],
         "begin_token": tokenizer.bos_token,
         "begin_token_id": tokenizer.bos_token_id,
+        "prompt_lookup_tokens": 0,  # of vLLM that is a setting of the whole engine
         "parameter_count": parameter_count(out, held.get("bits") or held.get("w_bit") or 4),
         "verification": figures,
     }

@@ -57,7 +57,7 @@ def reranker(folder: Path, card: dict[str, Any]) -> tuple[Work, str]:
     from encoder import Encoder
     from ranker import Ranker
 
-    ranker = Ranker(card, Encoder(folder, card))
+    ranker = Ranker(card, Encoder(folder, card), kept_bytes=0)
     found = retrieval_set()
     pairs = [(query, text) for query, _ in found.queries[:8] for text in list(found.passages.values())[:24]]
     return lambda: (len(pairs), ranker.score(pairs)), "pairs/s"

@@ -48,6 +48,9 @@ LOOK_SECONDS, LOOKS, WAITING_LOOKS = 0.02, 8, 2
 FREEING_STEPS = 2
 # So many steps in a row that fail end the process.
 FAILED_STEPS = 3
+# A draft continues the last place in prompt and text that has the last tokens, at most so many of them, in it.
+LOOKUP_NGRAM = 3
+LOOKUP_CACHE = 4  # its engine's KV cache is a quarter of the other's
 # Requests that began together send their second pieces in so many groups.
 TURNS = 4
 # What vLLM's sampling parameters are called here.
@@ -238,17 +241,25 @@ class Engine:
         folder: Path,
         card: dict[str, Any],
         adapter: Path | None = None,
+        lookup_tokens: int = 0,
         on_end: Callable[[str], None] = end_process,
     ) -> None:
         """``adapter``: the safetensors file of a LoRA that is added to the checkpoint's weights; PEFT's
-        ``adapter_config.json`` beside it says how much. ``on_end`` is told why, if the engine's thread ends unplanned."""
+        ``adapter_config.json`` beside it says how much. ``lookup_tokens``: drafted in a step from what the text repeats
+        (prompt lookup decoding, Saxena 2023); such an engine is for greedy requests without penalties. ``on_end`` is told
+        why, if the engine's thread ends unplanned."""
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size = card["kv_cache_gigabytes"]
+        blocks = cached_blocks(folder, card["kv_cache_gigabytes"])
+        if lookup_tokens:  # beside another engine, and for short texts
+            blocks = max(blocks // LOOKUP_CACHE, card["context_tokens"] // BLOCK_TOKENS + 1)
+            scheduler.num_kv_blocks = blocks
+        else:
+            scheduler.cache_size = card["kv_cache_gigabytes"]
         scheduler.max_num_seqs = card["max_sequences"]
         scheduler.max_num_batched_tokens = card["max_batched_tokens"]
         scheduler.enable_prefix_caching = True
         self.most: int = card["max_sequences"]
-        self.prefixes = PrefixBook(cached_blocks(folder, card["kv_cache_gigabytes"]))
+        self.prefixes = PrefixBook(blocks)
         self.context: int = card["context_tokens"]
         self.limit: int = card["max_waiting"]
         self.stream_hold: float = card["stream_milliseconds"] / 1000
@@ -266,6 +277,9 @@ class Engine:
             properties["adapters"] = openvino_genai.AdapterConfig(
                 [(openvino_genai.Adapter(adapter), strength(adapter))], openvino_genai.AdapterConfig.Mode.MODE_STATIC
             )
+        self.lookup_tokens = lookup_tokens
+        if lookup_tokens:
+            properties["prompt_lookup"] = True
         self.pipeline = openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         self.inbox: queue.SimpleQueue[Generation | None] = queue.SimpleQueue()
         self.queue: deque[Generation] = deque()  # waits for a slot
@@ -329,6 +343,8 @@ class Engine:
             config.temperature = 1.0
         if config.ignore_eos:
             config.eos_token_id, config.stop_token_ids = -1, set()
+        if self.lookup_tokens:
+            config.num_assistant_tokens, config.max_ngram_size = self.lookup_tokens, LOOKUP_NGRAM
         config.logprobs = 1 if parameters.get("logprobs") else 0
         config.validate()
         return config

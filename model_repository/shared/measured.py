@@ -25,6 +25,10 @@ DECLARED: dict[str, dict[str, tuple[str, str]]] = {
         "cancelled_requests_total": (COUNTER, "Requests dropped because their client went away."),
         "saved_tokens_total": (COUNTER, "Tokens that cancelled requests would still have asked for."),
     },
+    "reranker": {
+        "passages_total": (COUNTER, "Passages and sentences that were scored by late interaction, each once a batch of requests."),
+        "kept_passages_total": (COUNTER, "Of these, those whose token vectors were kept from an earlier question."),
+    },
     "diffuser": {
         "running_requests": (GAUGE, "Images that are being drawn."),
         "waiting_requests": (GAUGE, "Images that wait."),

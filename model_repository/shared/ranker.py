@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ import numpy as np
 
 Pair = tuple[str, str]
 SCORINGS = ("late-interaction", "cross-encoder")
+# Of passages' token vectors that are kept for the next question: of 384 dimensions about 1,300 passages of 130 tokens.
+KEPT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,30 @@ class Colbert:
         return [place for place, token in enumerate(ids) if token not in self.skipped]
 
 
+class Kept:
+    """Token vectors of passages, in half precision; those that were asked for the longest ago go first."""
+
+    def __init__(self, most: int) -> None:
+        """``most``: bytes."""
+        self.most, self.bytes = most, 0
+        self.asked = self.found = 0  # passages since the start
+        self._rows: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def get(self, passages: Sequence[str]) -> dict[str, np.ndarray]:
+        """Those of the passages that are kept."""
+        there = {text: self._rows[text] for text in passages if text in self._rows}
+        for text in there:
+            self._rows.move_to_end(text)
+        self.asked, self.found = self.asked + len(passages), self.found + len(there)
+        return there
+
+    def put(self, text: str, rows: np.ndarray) -> None:
+        self._rows[text] = rows
+        self.bytes += rows.nbytes
+        while self.bytes > self.most:
+            self.bytes -= self._rows.popitem(last=False)[1].nbytes
+
+
 def every(index: int) -> bool:
     """All rows are wanted."""
     return True
@@ -67,8 +94,8 @@ def every(index: int) -> bool:
 class Ranker:
     """``encoder`` has ``encode(texts)`` and ``run(encodings, wanted)``."""
 
-    def __init__(self, card: dict[str, Any], encoder: Any) -> None:
-        self.encoder = encoder
+    def __init__(self, card: dict[str, Any], encoder: Any, kept_bytes: int = KEPT_BYTES) -> None:
+        self.encoder, self.kept = encoder, Kept(kept_bytes)
         self.scoring: str = card["scoring"]
         self.wanted = every
         self.colbert = Colbert(card["colbert"], encoder.max_tokens) if "colbert" in card else None
@@ -82,35 +109,30 @@ class Ranker:
 
     def late_interaction(self, pairs: Sequence[Pair]) -> np.ndarray:
         """float32 (pairs,)."""
-        asked, told = self.vectors(pairs)
-        return np.array([(asked[q] @ told[p].T).max(axis=1).mean() for q, p in pairs], np.float32)
+        queries, passages = (list(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True))
+        told = self.kept.get(passages)
+        asked, read = self.vectors(queries, [text for text in passages if text not in told])
+        for text, rows in read.items():
+            told[text] = rows.astype(np.float16)
+            self.kept.put(text, told[text])
+        wide = {text: rows.astype(np.float32) for text, rows in told.items()}
+        return np.array([(asked[q] @ wide[p].T).max(axis=1).mean() for q, p in pairs], np.float32)
 
-    def vectors(self, pairs: Sequence[Pair]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def vectors(self, queries: Sequence[str], passages: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The queries' and the passages' rows that take part, each (tokens, dimension)."""
-        if self.colbert is not None:
-            return self.marked(pairs, self.colbert)
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        encodings = self.encoder.encode(texts)
-        vectors = {}
-        for text, encoding, row in zip(texts, encodings, self.encoder.run(encodings, self.wanted), strict=True):
-            length = min(len(encoding.ids), self.encoder.max_tokens)  # a batch's rows are as long as its longest
-            vectors[text] = row[slice(1, length - 1) if length > 2 else slice(0, length)]
-        return vectors, vectors
-
-    def marked(self, pairs: Sequence[Pair], colbert: Colbert) -> tuple[dict[str, Any], dict[str, Any]]:
-        """``vectors`` as ColBERT has them."""
-        queries = list(dict.fromkeys(query for query, _ in pairs))
-        passages = list(dict.fromkeys(passage for _, passage in pairs))
         encodings = self.encoder.encode([*queries, *passages])
-        read = [colbert.query(e) for e in encodings[: len(queries)]]
-        read += [colbert.passage(e) for e in encodings[len(queries) :]]
-        rows = self.encoder.run(read, self.wanted)
-        asked = {text: row[: len(t.ids)] for text, row, t in zip(queries, rows, read, strict=False)}
-        told = {
-            text: row[colbert.kept(t.ids)]
-            for text, row, t in zip(passages, rows[len(queries) :], read[len(queries) :], strict=True)
-        }
-        return asked, told
+        asked, told = encodings[: len(queries)], encodings[len(queries) :]
+        if self.colbert is None:
+            longest = self.encoder.max_tokens
+            lengths = [min(len(e.ids), longest) for e in encodings]  # a batch's rows are as long as its longest
+            rows = self.encoder.run(encodings, self.wanted)
+            parts = [row[slice(1, n - 1) if n > 2 else slice(0, n)] for row, n in zip(rows, lengths, strict=True)]
+        else:
+            asked, told = [self.colbert.query(e) for e in asked], [self.colbert.passage(e) for e in told]
+            rows = self.encoder.run([*asked, *told], self.wanted)
+            parts = [row[: len(t.ids)] for t, row in zip(asked, rows, strict=False)]
+            parts += [row[self.colbert.kept(t.ids)] for t, row in zip(told, rows[len(asked) :], strict=True)]
+        return dict(zip(queries, parts, strict=False)), dict(zip(passages, parts[len(queries) :], strict=True))
 
     def crossed(self, pairs: Sequence[Pair]) -> np.ndarray:
         """The network's row of each pair, float32 (pairs,)."""

@@ -35,6 +35,8 @@ RANGES = {
     "temperature": (0, 2), "top_p": (1e-6, 1), "top_k": (1, 1000), "seed": (0, MOST_SEED),
     "repetition_penalty": (0.1, 10), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
 }  # fmt: skip
+# And what each of them is where it changes nothing.
+PENALTIES = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 # Logits that are divided by less leave float32's range; the likeliest token is as good as sure long before.
 LEAST_TEMPERATURE = 1e-4
 
@@ -56,6 +58,10 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, 
                 fields.fault(f"sampling.{name}", f"is not known to encoder-decoders, which {card.name} is")
     if found["temperature"] < LEAST_TEMPERATURE:
         found["temperature"] = 0.0
+    if sampling.prompt_lookup and (
+        found["temperature"] or adapter or any(found.get(name) not in (None, none) for name, none in PENALTIES.items())
+    ):
+        fields.fault("sampling.prompt_lookup", "needs a temperature of 0, no penalty and no adapter")
     fields.size("sampling.stop", sampling.stop, least=0, most=8)
     for i, stop in enumerate(sampling.stop):
         fields.text(f"sampling.stop[{i}]", stop, most=100, blank=True)
@@ -64,6 +70,8 @@ def parameters(sampling: pb.SamplingParameters, card: Card, prompt_tokens: int, 
         found["stop"] = list(sampling.stop)
     if adapter:
         found["lora_name"] = adapter  # as Triton's vLLM backend calls it
+    if sampling.prompt_lookup and card.facts.get("prompt_lookup_tokens"):
+        found["prompt_lookup"] = True
     if sampling.ignore_eos:
         found["ignore_eos"] = True
     if "seed" in found:

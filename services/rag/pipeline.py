@@ -137,7 +137,9 @@ class Pipeline:
         texts, near = read(self.settings.reads, question, passages, sources, quotation)
         chat = generation_pb2.ChatRequest(
             model=request.model, messages=prompt.messages(question, texts),
-            sampling=generation_pb2.SamplingParameters(max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS),
+            sampling=generation_pb2.SamplingParameters(
+                max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS, prompt_lookup=True
+            ),
         )  # fmt: skip
         checked = Checked(near, quotation, abstains=self.settings.reads == "passages")
         stream = None

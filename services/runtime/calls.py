@@ -22,6 +22,9 @@ ENDS = {
     grpc.StatusCode.CANCELLED: "cancelled",
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline",
 }
+# A caller's deadline passes before ours: on the wire its seconds are rounded up, by gRPC's C core to at most a millisecond or
+# a hundredth more (timeout_encoding.cc).
+ROUNDED_SECONDS, ROUNDED_SHARE = 0.001, 0.01
 # What gRPC adds to a call that it sends again (gRFC A6).
 RETRIED = "grpc-previous-rpc-attempts"
 
@@ -115,7 +118,7 @@ class Call:
         if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
             return False
         remaining = context.time_remaining()
-        passed = remaining is not None and remaining <= 0
+        passed = remaining is not None and remaining <= ROUNDED_SECONDS + ROUNDED_SHARE * (time.monotonic() - self._begun)
         self.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
         return True
 

@@ -20,6 +20,7 @@ from tokenizers.decoders import DecodeStream
 
 version, embedder = (Path(argument) for argument in sys.argv[1:3])
 sys.path[:0] = [str(version), str(embedder)]
+import adapters  # noqa: E402
 import engine as engines  # noqa: E402
 from encoder import Encoder  # noqa: E402
 
@@ -30,11 +31,11 @@ PROMPT = "The river runs past the mill."
 class Request:
     """A request and what it was told."""
 
-    def __init__(self, tokens: int = 24, **faults: Any) -> None:
+    def __init__(self, tokens: int = 24, prompt: str = PROMPT, **faults: Any) -> None:
         self.text, self.reason, self.error, self.faults = "", "", "", faults
         self.over = threading.Event()
         parameters = {"max_tokens": tokens, "ignore_eos": True}
-        self.generation = engines.Generation(PROMPT, parameters, self.on_piece, self.is_cancelled)
+        self.generation = engines.Generation(prompt, parameters, self.on_piece, self.is_cancelled)
 
     def on_piece(self, _: Any, piece: engines.Piece) -> None:
         if piece.finish_reason or piece.error:
@@ -153,6 +154,28 @@ def engine_fails(engine: engines.Engine, ended: list[str]) -> dict[str, Any]:
     return found | {"ended": ended}
 
 
+def copies() -> dict[str, Any]:
+    """A text that goes on as its prompt did, token by token and by prompt lookup."""
+    both = adapters.Engines(version / "weights", card, Path("no adapters"))
+    assert both.copying is not None
+    prompt = "red, green, blue, white, black, brown, grey, pink.\n" * 4 + "red, green, blue,"
+    found: dict[str, Any] = {"steps": {}}
+    for name, engine in (("plain", both.base), ("lookup", both.copying)):
+        steps: list[int] = []  # with how many requests
+        engine.on_step = lambda engine, steps=steps: steps.append(len(engine.running))
+        request = Request(40, prompt)
+        request.generation.parameters["prompt_lookup"] = name == "lookup"
+        both.submit(request.generation, "")
+        found[name] = request.told | {"tokens": request.generation.output_tokens}
+        found["steps"][name] = sum(map(bool, steps))
+    stopped, left = Request(400, prompt), Request(400, prompt, left=True)
+    stopped.generation.parameters["stop"] = ["brown"]
+    found["ended"] = run(both.copying, stopped, left)
+    until(lambda: both.copying.idle and both.copying.cache_usage == 0)
+    both.drain(1)
+    return found
+
+
 def byte_fallback() -> dict[str, Any]:
     """Random tokens of a vocabulary as Llama 2's: bytes that are no character, and words."""
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"abcdefghij", "▁a", "▁river", "é", "水"]
@@ -210,6 +233,7 @@ def main() -> None:
     engine = engines.Engine(version / "weights", card, on_end=ended.append)
     found = {"byte fallback": byte_fallback(), "rows": rows()}
     found |= one_request_fails(engine)
+    found["copies"] = copies()
     found |= queue_and_cache(engine)
     found |= engine_fails(engine, ended)
     print(json.dumps(found), flush=True)

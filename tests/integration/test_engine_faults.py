@@ -62,6 +62,16 @@ def test_what_does_not_fit_waits_and_what_cannot_wait_is_told_so(told: dict[str,
     assert stopped["reason"] == "stop"
 
 
+def test_what_copies_its_prompt_takes_fewer_steps(told: dict[str, Any]) -> None:
+    found = told["copies"]
+    assert found["lookup"] == found["plain"]
+    assert (found["plain"]["tokens"], found["plain"]["reason"]) == (40, "length")
+    assert found["steps"]["lookup"] < 20 < 39 <= found["steps"]["plain"]
+    stopped, left = found["ended"]
+    assert (stopped["reason"], stopped["text"].count("black"), stopped["text"].count("brown")) == ("stop", 1, 0)
+    assert left["reason"] == "cancelled"
+
+
 def test_a_step_that_fails_costs_its_batch_and_no_more(told: dict[str, Any]) -> None:
     assert [one["error"] for one in told["one step"]] == ["engine step: the step failed"]
     assert [one["reason"] for one in told["after it"]] == ["length"]

@@ -148,11 +148,12 @@ def test_embedding(running, client: Client, before) -> None:
     assert again.cache.hits == 3
     with running.client(running.beta) as other:  # another tenant's cache
         theirs = other.embedding.Embed({"inputs": texts[:1]})
-    client.embedding.Rerank({"query": "q", "passages": ["a", "b", "c", "d"]})
+    for query in ("first", "second"):
+        client.embedding.Rerank({"query": query, "passages": texts})
     mix.call("Embed", "gateway", times=2)
     mix.call("Embed", "gateway", tenant="beta")
     mix.call("Embed", "embedding", times=3)
-    mix.call("Rerank", "gateway", "embedding")
+    mix.call("Rerank", "gateway", "embedding", times=2)
     mix.add("embedding_inputs_total", 7, outcome="ok")
     mix.add("embedding_cache_lookups_total", 4, cache="embedding", outcome="miss")
     mix.add("embedding_cache_lookups_total", 3, cache="embedding", outcome="hit")
@@ -161,9 +162,11 @@ def test_embedding(running, client: Client, before) -> None:
     mix.add("embedding_tenant_tokens_total", first.usage.input_tokens, tenant="alpha")
     mix.add("embedding_tenant_tokens_total", theirs.usage.input_tokens, tenant="beta")
     mix.add("embedding_batch_size_inputs_count", 2, model="embedder")
-    mix.add("embedding_reranked_passages_total", 4, model="reranker")
+    mix.add("embedding_reranked_passages_total", 6, model="reranker")
+    mix.add("reranker_passages_total", 6, model="reranker")
+    mix.add("reranker_kept_passages_total", 3, model="reranker")
     mix.model("embedding", "embedder", times=2)
-    mix.model("embedding", "reranker")
+    mix.model("embedding", "reranker", times=2)
     check(running, before, mix)
 
 

@@ -43,6 +43,25 @@ def test_seeds_that_differ_in_their_upper_bits_differ(card: Card) -> None:
     assert max(found) < 2**32
 
 
+@pytest.mark.parametrize(("tokens", "sent"), [(5, {"prompt_lookup": True}), (0, {})])
+def test_prompt_lookup_is_asked_of_a_model_that_can(
+    make_card: Callable[..., Card], tokens: int, sent: dict[str, bool]
+) -> None:
+    card = make_card(context_tokens=64, prompt_lookup_tokens=tokens)
+    sampling = pb.SamplingParameters(prompt_lookup=True, repetition_penalty=1, presence_penalty=0)
+    found = parameters(sampling, card, 10)
+    assert {name: found[name] for name in found if name == "prompt_lookup"} == sent
+
+
+@pytest.mark.parametrize(
+    "more", [{"temperature": 0.5}, {"repetition_penalty": 1.1}, {"presence_penalty": 1}, {"frequency_penalty": -1}]
+)
+def test_prompt_lookup_is_for_the_likeliest_tokens(card: Card, more: dict[str, float]) -> None:
+    with pytest.raises(InvalidArgument) as failure:
+        parameters(pb.SamplingParameters(prompt_lookup=True, **more), card, 10)
+    assert [v.field for v in failure.value.violations] == ["sampling.prompt_lookup"]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -61,6 +61,24 @@ def test_a_call_without_a_deadline_gets_the_default(boundary: Boundary) -> None:
     assert identity.current().tenant == "alpha"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "remaining", "code"),
+    [
+        (1.4, -0.001, "DEADLINE_EXCEEDED"), (1.4, 0.009, "DEADLINE_EXCEEDED"), (0.1, 0.0009, "DEADLINE_EXCEEDED"),
+        (1.4, 0.2, "CANCELLED"), (0.1, 0.02, "CANCELLED"), (1.4, None, "CANCELLED"),
+    ],
+)  # fmt: skip
+def test_who_leaves_at_the_deadline_did_not_cancel(
+    boundary: Boundary, seconds: float, remaining: float | None, code: str
+) -> None:
+    """On the wire a caller's timeout is rounded up, so the caller leaves before the deadline that we know of."""
+    context = Context(remaining, token())
+    with boundary.calls.begin("genmesh.v1.RagService/Method", context, streams=True) as call:
+        call._begun -= seconds
+        assert call.left(asyncio.CancelledError(), context)
+    assert call.code.name == code
+
+
 def test_too_many_calls_are_refused_and_counted(boundary: Boundary) -> None:
     boundary.calls.running = 2
     with pytest.raises(ResourceExhausted) as failure:

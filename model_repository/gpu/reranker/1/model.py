@@ -22,7 +22,7 @@ class DeviceRanker(Ranker):
 
     @torch.inference_mode()
     def late_interaction(self, pairs: Sequence[Pair]) -> np.ndarray:
-        queries, told = self.vectors(pairs)
+        queries, told = self.vectors(*(list(dict.fromkeys(texts)) for texts in zip(*pairs, strict=True)))
         asked: dict[str, list[int]] = {}
         for index, (query, _) in enumerate(pairs):
             asked.setdefault(query, []).append(index)
