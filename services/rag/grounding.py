@@ -158,12 +158,12 @@ def located(sentence: str, cited: Sequence[int], sources: Sequence[Source]) -> G
     """
     ours = tokens(sentence)
     fitting = [s for s in _near(sources) if ours and _within(ours, tokens(s.sentence))]
-    return _quoted(max(fitting, key=lambda s: (s.number in cited, s.relevance))) if fitting else None
+    return quoted(max(fitting, key=lambda s: (s.number in cited, s.relevance))) if fitting else None
 
 
 def quote(sources: Sequence[Source]) -> Grounded | None:
     """The most relevant sentence as a quotation; None where there is no sentence."""
-    return _quoted(max(sources, key=lambda s: s.relevance)) if sources else None
+    return quoted(max(sources, key=lambda s: s.relevance)) if sources else None
 
 
 def linked(question: str, sources: Sequence[Source], best: Source) -> list[Source]:
@@ -178,7 +178,8 @@ def linked(question: str, sources: Sequence[Source], best: Source) -> list[Sourc
     return [best, following] if goes_on and lacks & set(content(following.sentence)) else [best]
 
 
-def _quoted(source: Source) -> Grounded:
+def quoted(source: Source) -> Grounded:
+    """A sentence as a quotation."""
     return Grounded(f"“{escaped(source.sentence)}” [{source.number}]", source, False)
 
 

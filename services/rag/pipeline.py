@@ -141,7 +141,10 @@ class Pipeline:
                 max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS, prompt_lookup=True
             ),
         )  # fmt: skip
-        checked = Checked(near, quotation, abstains=self.settings.reads == "passages")
+        aside = None
+        if self.settings.reads == "sentence" and len(near) > 1:
+            aside, quotation = near[0], grounding.quoted(near[-1])
+        checked = Checked(near, quotation, abstains=self.settings.reads == "passages", aside=aside)
         stream = None
         try:
             with tracing.span("rag generate") as span, calling("generation", "StreamChat"):
@@ -185,11 +188,15 @@ class Checked:
     """What of a generated text goes out.
 
     An unsupported sentence is replaced by a quotation: of the sentence that it is a part of, or else of the most relevant.
-    Nothing goes out where a model whose word on that counts (``abstains``) says that no passage answers.
+    Nothing goes out where a model whose word on that counts (``abstains``) says that no passage answers. The whole of
+    ``aside`` is no answer: it lacks what is asked after.
     """
 
-    def __init__(self, sources: Sequence[grounding.Source], quotation: grounding.Grounded, *, abstains: bool) -> None:
-        self.sources, self.quotation, self.abstains = sources, quotation, abstains
+    def __init__(
+        self, sources: Sequence[grounding.Source], quotation: grounding.Grounded, *, abstains: bool,
+        aside: grounding.Source | None = None,
+    ) -> None:  # fmt: skip
+        self.sources, self.quotation, self.abstains, self.aside = sources, quotation, abstains, aside
         self.rejected = 0
         self._pending, self._sent, self._abstained = "", set[str](), False
 
@@ -212,7 +219,14 @@ class Checked:
             if self._abstained:
                 break
             grounded = grounding.ground(sentence, cited, self.sources)
-            if grounded is None:
+            if (
+                grounded is not None
+                and grounded.source is self.aside
+                and grounding.supports(sentence, self.aside.sentence)
+            ):
+                self.rejected += 1
+                grounded = self.quotation
+            elif grounded is None:
                 self.rejected += 1
                 grounded = grounding.located(sentence, cited, self.sources) or self.quotation
             if grounded.source.sentence not in self._sent:

@@ -118,7 +118,9 @@ class Call:
         if not isinstance(failure, asyncio.CancelledError | GeneratorExit):
             return False
         remaining = context.time_remaining()
-        passed = remaining is not None and remaining <= ROUNDED_SECONDS + ROUNDED_SHARE * (time.monotonic() - self._begun)
+        passed = remaining is not None and remaining <= ROUNDED_SECONDS + ROUNDED_SHARE * (
+            time.monotonic() - self._begun
+        )
         self.code = grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED
         return True
 

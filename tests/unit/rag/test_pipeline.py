@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rag import prompt
-from services.rag.grounding import Source, parse_generated, quote
+from services.rag.grounding import Source, parse_generated, quote, quoted
 from services.rag.pipeline import Checked, complete, distinct, read
 
 LOGS = Source(1, "Audit logs are kept for seven years.", 0.7)
@@ -57,6 +57,26 @@ def test_the_generator_reads_the_next_sentence_too_where_that_says_more_about_th
     assert quotation is not None
     text = f"{LOGS.sentence} {planted.sentence}"
     assert read("sentence", "Who planted the logs?", [], sources, quotation) == ([text], [LOGS, planted])
+
+
+@pytest.mark.parametrize(
+    ("text", "out"),
+    [
+        ("The orchard lies by the river Tarn. [1]", "“It was planted by Greta Hollin.” [1]"),
+        ("the river Tarn [1]", "the river Tarn [1]"),
+        ("Greta Hollin [1]", "Greta Hollin [1]"),
+        ("It was planted by Greta Hollin. [1]", "It was planted by Greta Hollin. [1]"),
+        ("Nobody knows [1]", "“It was planted by Greta Hollin.” [1]"),
+    ],
+)
+def test_a_sentence_that_lacks_what_is_asked_after_is_no_answer(text: str, out: str) -> None:
+    """Who planted the orchard?"""
+    sources = [
+        Source(1, "The orchard lies by the river Tarn.", 0.7),
+        Source(1, "It was planted by Greta Hollin.", 0.69),
+    ]
+    checked = Checked(sources, quoted(sources[1]), abstains=False, aside=sources[0])
+    assert [one.text for one in (*checked.add(text), *checked.end())] == [out]
 
 
 def test_the_best_sentence_is_quoted_where_the_word_of_the_model_does_not_count() -> None:
