@@ -10,7 +10,7 @@ PYTEST := env PYTHONPATH=. $(BIN)/python -m pytest
 STAGE := scripts/stage.sh
 GATE := -m 'not nightly'
 
-.PHONY: help setup environments setup-browser proto models models-report up down status logs test test-unit test-contract test-chart test-system test-integration test-e2e test-smoke test-recipes test-cluster test-nightly check checks fmt lock bench observability load capacity chart-tools smoke-tools cluster-tools images cluster-images cluster-up cluster-down clean
+.PHONY: help setup environments setup-browser proto models models-report up down status logs test test-unit test-contract test-chart test-system test-integration test-e2e test-smoke test-recipes test-cluster test-nightly check checks fmt lock bench bench-retrieval observability load capacity chart-tools smoke-tools cluster-tools images cluster-images cluster-up cluster-down clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -137,6 +137,10 @@ bench: proto models ## Measure hops, embedding, cancellation, memory, and Genmes
 	@PYTHONPATH=. $(BIN)/python -m loadtest.fairness
 	@PYTHONPATH=. $(BIN)/python -m loadtest.peers
 	@PYTHONPATH=. $(BIN)/python -m loadtest.peers generation --generator 110m
+
+bench-retrieval: proto ## What each search finds, on the cluster of `make up`: CRANFIELD=cranfield.jsonl SQUAD="xquad-en.json xquad-de.json"; to docs/retrieval.md
+	@PYTHONPATH=. $(BIN)/python -m loadtest.retrieval --key "$$(cat $(STATE)/run/development-key)" \
+	  $(if $(CRANFIELD),--cranfield $(CRANFIELD)) --squad $(SQUAD) --write docs/retrieval.md
 
 observability: setup ## Write docs/metrics.md, docs/alerts.md, the dashboards and the rules from their declarations
 	@PYTHONPATH=. $(BIN)/python -m deploy.observability

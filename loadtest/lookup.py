@@ -10,31 +10,26 @@ clients that ask once each, and the median seconds of a call.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from genmesh import Client
 
+from loadtest.payloads import WORDS
+from loadtest.peers.workload import retrieval
 from services.rag import prompt
-
-ROOT = Path(__file__).parents[1]
-WORDS = ["river", "stone", "cloud", "engine", "letter", "garden", "winter", "copper", "market", "bridge", "signal"]
 
 
 def answers() -> list[list[dict[str, str]]]:
-    rows = [json.loads(line) for line in (ROOT / "model_repository" / "retrieval.jsonl").read_text().splitlines()]
-    passages = {row["passage"]: row["text"] for row in rows if "passage" in row}
+    passages, queries = retrieval()
     found = []
-    for row in rows:
-        if "query" in row:
-            best = max(row["relevant"], key=row["relevant"].get)
-            chat = prompt.messages(row["text"], [passages[best]])
-            found.append([{"role": message.role, "content": message.content} for message in chat])
+    for query in queries:
+        relevant: Any = query["relevant"]
+        chat = prompt.messages(str(query["text"]), [passages[max(relevant, key=relevant.get)]])
+        found.append([{"role": message.role, "content": message.content} for message in chat])
     return found
 
 

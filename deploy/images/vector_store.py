@@ -12,6 +12,9 @@ had been acknowledged, or hid them, and is what this file is for (tests/integrat
 - an index that was half written when the process was killed: the collection could not be loaded again;
 - a search with a filter: of the ten nearest among 40 of 20,000 rows, two were found.
 
+BM25 scores are Milvus': positive, and by the statistics of all rows of a collection. Milvus Lite's are negative, by those of
+each file, and take a step of Python for each word of each row.
+
 Filters compare as Milvus does: `true` does not equal 1.
 
 SIGTERM lets running calls end, for up to 5 seconds. Nothing is written then: what was in memory only stands in the log of
@@ -30,21 +33,26 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
 import faiss
 import grpc
+import milvus_lite.analyzer.factory
 import milvus_lite.db
 import numpy as np
 import pyarrow as pa
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
+from milvus_lite.analyzer import Analyzer, create_analyzer
 from milvus_lite.db import DEFAULT_DATABASE_NAME
 from milvus_lite.engine import compaction, flush
 from milvus_lite.engine.collection import Collection
 from milvus_lite.engine.operation import InsertOp
+from milvus_lite.engine.projection import build_projection_plan, project_record
 from milvus_lite.index import faiss_hnsw
 from milvus_lite.search.filter import ast, evaluate_mask, parse_expr
+from milvus_lite.search.filter import eval as filters
 from milvus_lite.search.filter.eval import python_backend
 from milvus_lite.storage.memtable import MemTable
 from milvus_lite.storage.wal import WAL
@@ -58,6 +66,7 @@ LARGEST_MESSAGE_BYTES = 256 << 20  # as Milvus'
 GRACE_SECONDS = 5
 EXACT_ROWS = 10_000  # of up to so many rows a search looks at each, rather than walk through the graph
 MOST_LOOKED_AT = 10_000  # rows of a page with a filter, one by one
+K1, B = 1.2, 0.75  # of BM25, Milvus' defaults; Milvus Lite does not read what pymilvus says of them
 # How the methods of Milvus' API begin that change nothing.
 READS = ("Check", "Connect", "Describe", "Get", "Has", "HybridSearch", "List", "Query", "Search", "Show")
 LONGEST_WAIT_SECONDS = 60.0
@@ -106,6 +115,53 @@ class Gate:
             yield
 
 
+class Words:
+    """The rows of one file, or of memory, by the words that they have."""
+
+    def __init__(self, rows: list[bytes | None]) -> None:
+        """Each row's pairs of a word and how often it has it, as Milvus Lite stores them."""
+        pairs = np.frombuffer(b"".join(row or b"" for row in rows), [("word", "<u4"), ("count", "<f4")])
+        sizes = np.array([len(row or b"") // pairs.itemsize for row in rows], np.int64)
+        place = np.repeat(np.arange(len(rows), dtype=np.int32), sizes)
+        order = np.argsort(pairs["word"], kind="stable")
+        self._words, starts = np.unique(pairs["word"][order], return_index=True)
+        self._starts = np.append(starts, len(order))
+        self._places, self._counts = place[order], pairs["count"][order]
+        self.lengths = np.bincount(place, pairs["count"], len(rows)).astype(np.float32)
+
+    def places(self, word: int) -> tuple[Any, Any]:
+        """The rows that have a word, and how often."""
+        i = int(np.searchsorted(self._words, word))
+        if i == len(self._words) or self._words[i] != word:
+            return self._places[:0], self._counts[:0]
+        part = slice(self._starts[i], self._starts[i + 1])
+        return self._places[part], self._counts[part]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or what is in memory."""
+
+    ids: list[str]
+    live: Any  # bool (rows,): not deleted, and the newest of its id
+    table: pa.Table
+    words: Words
+
+
+class Spaces(Analyzer):  # type: ignore[misc]
+    """Milvus' "whitespace", which Milvus Lite has not: words are made before (services/vector_search/analysis.py)."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split(" ") if text else []
+
+
+def analyzer_of(params: dict[str, Any] | None = None) -> Any:
+    return Spaces() if (params or {}).get("tokenizer") == "whitespace" else create_analyzer(params)
+
+
+milvus_lite.analyzer.factory.create_analyzer = analyzer_of
+
+
 class Kept(Collection):  # type: ignore[misc]
     """A collection whose acknowledged rows are found at any moment, and after any failure of a write."""
 
@@ -119,6 +175,8 @@ class Kept(Collection):  # type: ignore[misc]
         self._added: list[str] = []  # since
         self._gone = 0  # rows deleted since, at most
         self._sorting = threading.Lock()
+        self._changes = 0  # that are done
+        self._known: tuple[Any, list[Source]] | None = None  # rows that are there, and the state of which that holds
         self.failed: Callable[[], None] = lambda: None
         super().__init__(*args, **more)
         if 0 <= self._memtable.max_seq <= self._manifest.current_seq:
@@ -130,12 +188,96 @@ class Kept(Collection):  # type: ignore[misc]
         with self._gate.reading():
             return super().search(*args, **more)
 
+    def _search_sparse(
+        self, query_vectors: list[str], vector_field: str, top_k: int, metric_type: str, partition_names: Any,
+        expr: str | None, output_fields: list[str] | None, timezone: str | None = None,
+    ) -> list[list[dict[str, Any]]]:  # fmt: skip
+        """For each text its hits by BM25, greatest score first; equal ones by id."""
+        analyze = self._bm25_analyzers[vector_field].analyze
+        compiled = self._compile_filter(expr, timezone=timezone) if expr else None
+        sources = self._sources(vector_field)
+        rows = sum(int(one.live.sum()) for one in sources)
+        mean = sum(one.words.lengths[one.live].sum() for one in sources) / max(rows, 1)
+        wanted = [
+            one.live & np.asarray(evaluate_mask(compiled, one.table), bool) if compiled and len(one.table) else one.live
+            for one in sources
+        ]
+        found = []
+        for text in query_vectors:
+            scores = [np.zeros(len(one.live), np.float32) for one in sources]
+            for term in set(analyze(text)):
+                places = [one.words.places(term) for one in sources]
+                those = sum(int(one.live[at].sum()) for one, (at, _) in zip(sources, places, strict=True))
+                idf = np.float32(np.log1p((rows - those + 0.5) / (those + 0.5)))
+                for one, score, (at, counts) in zip(sources, scores, places, strict=True):
+                    score[at] += idf * counts * (K1 + 1) / (counts + K1 * (1 - B + B * one.words.lengths[at] / mean))
+            best: list[tuple[float, str, int, int]] = []
+            for number, (one, score, mask) in enumerate(zip(sources, scores, wanted, strict=True)):
+                at = np.flatnonzero((score > 0) & mask)
+                if len(at) > top_k:  # all that are not less than the last of them
+                    at = at[score[at] >= np.partition(score[at], -top_k)[-top_k]]
+                best += [(-float(score[i]), one.ids[i], number, int(i)) for i in at]
+            found.append(
+                [
+                    {"id": known, "distance": -score, "entity": self._fields(sources[number].table, i, output_fields)}
+                    for score, known, number, i in sorted(best)[:top_k]
+                ]
+            )
+        return found
+
+    def _fields(self, table: pa.Table, row: int, wanted: list[str] | None) -> dict[str, Any]:
+        plan = build_projection_plan(wanted, self._schema, api_kind="search")
+        record = {name: table.column(name)[row].as_py() for name in table.column_names if not name.startswith("_")}
+        return project_record(record, self._schema, plan)  # type: ignore[no-any-return]
+
+    def _sources(self, field: str) -> list[Source]:
+        """Files, and what is in memory; which of their rows are there is looked at once for each state of the collection."""
+        changes = self._changes  # before the rows are read
+        segments, deleted = self._read_snapshot()
+        state = changes, tuple(segment.file_path for segment in segments)
+        with self._sorting:
+            if self._known is not None and self._known[0] == state:
+                return self._known[1]
+        ids, seqs, _, _, memory = self._memtable.to_search_snapshot(vector_field=None, include_table=True)
+        newest: dict[str, int] = {}
+        parts = [(segment.pks, segment.seqs, segment.table) for segment in segments] + [(ids, seqs, memory)]
+        for known, numbers, _ in parts:
+            for one, number in zip(known, numbers.tolist(), strict=True):
+                newest[one] = max(number, newest.get(one, -1))
+        gone = self._memtable.delete_index_snapshot()
+        found = []
+        for i, (known, numbers, table) in enumerate(parts):
+            live = np.fromiter(
+                (
+                    newest[one] == number and not deleted.is_deleted(one, number) and gone.get(one, (-1,))[0] <= number
+                    for one, number in zip(known, numbers.tolist(), strict=True)
+                ),
+                bool, len(known),
+            )  # fmt: skip
+            kept = segments[i].sparse_indexes if i < len(segments) else {}
+            if field not in kept:
+                kept[field] = Words(table.column(field).to_pylist())
+            found.append(Source(list(known), live, table, kept[field]))
+        with self._sorting:
+            self._known = state, found
+        return found
+
     def query(self, expr: str | None = None, output_fields: Any = None, **more: Any) -> Any:
         with self._gate.reading():
             limit = more.get("limit")
+            if (ids := self._named(expr or "")) is not None and "count(*)" not in (output_fields or ()):
+                found = super().get(ids, output_fields=output_fields)
+                return found[more.get("offset") or 0 :][:limit]
             if limit is None or not more.get("order_by_pk") or more.get("offset") or more.get("partition_names"):
                 return super().query(expr, output_fields=output_fields, **more)
             return self._page(expr or "", limit, output_fields)
+
+    def _named(self, expr: str) -> list[str] | None:
+        """The ids of an expression that names ids and says nothing else; Milvus Lite looks at all rows for it."""
+        match parse_expr(expr) if expr else None:
+            case ast.InOp(field=ast.FieldRef(name=self._pk_name), values=ast.ListLit(elements=found), negate=False):
+                return list(dict.fromkeys(one.value for one in found))
+        return None
 
     def _bounds(self, expr: str) -> tuple[Bounds, bool]:
         """The ids between which an expression selects rows, and whether it says more than that."""
@@ -212,6 +354,7 @@ class Kept(Collection):  # type: ignore[misc]
             self.failed()
             raise
         with self._sorting:
+            self._changes += 1
             if not isinstance(op, InsertOp):
                 self._gone += op.num_rows
                 if self._sorted is not None and self._gone > len(self._sorted) // 2:
@@ -289,6 +432,14 @@ def typed(comparator: str, compare: Callable[[Any, Any], Any]) -> Callable[[Any,
 
 
 python_backend._CMP_OPS = {key: typed(key, compare) for key, compare in python_backend._CMP_OPS.items()}
+
+
+def narrow(compiled: Any, data: Any, evaluate: Callable[..., Any] = python_backend.evaluate_python) -> Any:
+    """A filter over a table's rows, of which Milvus Lite would turn every column into Python's objects, vectors too."""
+    return evaluate(compiled, data.select([name for name in data.schema.names if name in compiled.fields]))
+
+
+filters.evaluate_python = python_backend.evaluate_python = narrow
 
 
 class Graph(faiss_hnsw.FaissHnswIndex):  # type: ignore[misc]

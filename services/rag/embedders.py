@@ -30,9 +30,9 @@ MOST_COLLECTIONS = 10_000
 VECTORS = ("vectors[0].values", "entities[0].vector")  # fields of requests to vector search
 
 
-def embedded_text(title: str, headings: Sequence[str], text: str) -> str:
-    """What is embedded of a passage."""
-    return f"{context_line(title, headings)}\n{text}"
+def embedded_text(context: str, text: str) -> str:
+    """What is embedded of a passage under a title and headings."""
+    return f"{context}\n{text}"
 
 
 def name_of(revision: str) -> str:
@@ -99,9 +99,18 @@ async def embed(upstream: Upstream, model: str, texts: Sequence[str], context: A
     return answer
 
 
+def context_of(entity: vector_search_pb2.Entity) -> str:
+    """What a passage stands under; empty for what Ingest did not make."""
+    if row_of(entity) is None:
+        return ""
+    ours = entity.metadata.fields
+    headings = [one.string_value for one in ours.get("_headings", NOTHING).list_value.values]
+    return context_line(ours.get("_title", NOTHING).string_value, headings)
+
+
 def text_of(entity: vector_search_pb2.Entity) -> str:
     """What is embedded of an entity; ENTITY_WITHOUT_TEXT where there is nothing."""
-    text, ours = entity.text, entity.metadata.fields
+    text = entity.text
     if not text.strip():
         raise FailedPrecondition(
             f"collection: the entity {entity.id!r} has no text to embed; it was not stored by Ingest",
@@ -109,15 +118,14 @@ def text_of(entity: vector_search_pb2.Entity) -> str:
         )  # fmt: skip
     if row_of(entity) is None:
         return text
-    headings = [one.string_value for one in ours.get("_headings", NOTHING).list_value.values]
     # As Ingest embeds it: the marks of a cut sentence are of the stored text only.
-    return embedded_text(ours["_title"].string_value, headings, text.removeprefix("… ").removesuffix(" …"))
+    return embedded_text(context_of(entity), text.removeprefix("… ").removesuffix(" …"))
 
 
 async def reindex(
-    upstream: Upstream, collection: str, model: str, context: Any
+    upstream: Upstream, collection: str, model: str, analyzer: str, context: Any
 ) -> AsyncGenerator[pb.ReindexResponse, None]:
-    """Make all vectors of a collection anew."""
+    """Make all vectors of a collection anew, and its words where it has none of that analyzer."""
     with calling("vector_search", "GetCollection"):
         found = await upstream.vectors.GetCollection(
             vector_search_pb2.GetCollectionRequest(collection=collection), **onward(context)
@@ -130,7 +138,7 @@ async def reindex(
         call = upstream.vectors.ReplaceVectors(**onward(context))
         try:
             start = vector_search_pb2.ReplaceVectorsStart(
-                collection=collection, model_revision=revision, dimension=dimension
+                collection=collection, model_revision=revision, dimension=dimension, analyzer=analyzer
             )
             answer = await _answer(call, vector_search_pb2.ReplaceVectorsRequest(start=start))
             while answer.HasField("batch"):
@@ -171,7 +179,7 @@ async def _vectors(
             text = f"{model} was replaced meanwhile: {revision} by {answer.model_revision}; call again"
             raise Aborted(text, reason="MODEL_REPLACED", retry_after_seconds=1.0)
         made = iter(answer.results)
-    found = vector_search_pb2.NewVectors()
+    found = vector_search_pb2.NewVectors(contexts=map(context_of, entities))
     for entity in entities:
         found.vectors.add(values=place_holder(dimension) if is_intent(entity) else next(made).embedding.values)
     return found

@@ -12,7 +12,7 @@ from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from google.protobuf.struct_pb2 import Struct
 
-from services.rag.documents import Section, read, title_of
+from services.rag.documents import Section, context_line, read, title_of
 from services.rag.embedders import Embedders, embed, embedded_text, fitting
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
@@ -81,20 +81,23 @@ class Ingester:
         await self.cleaner.look(rows, identity.current().tenant)
 
     async def ingest(
-        self, document: pb.Document, collection: str, context: Any
+        self, document: pb.Document, collection: str, context: Any, analyzer: str = ""
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         """Progress, then the result of one document; its failure is an event, not an error."""
         fault = document_fault(document)
         try:
             if fault is None:
-                with renamed({"collection.name": "collection"}), fitting():
-                    async for event in self._stored(document, collection, context):
+                with renamed({"collection.name": "collection", "collection.analyzer": "analyzer"}), fitting():
+                    async for event in self._stored(document, collection, analyzer, context):
                         yield event
                 self.metrics.documents.labels("ingested").inc()
                 return
         except GenmeshError as failure:
             fields = {violation.field for violation in failure.violations}
-            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED") or "collection" in fields:
+            if failure.code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNAUTHENTICATED") or fields & {
+                "collection",
+                "analyzer",
+            }:
                 raise  # the next documents would fail too
             fault = failure.reason, failure.message
         self.metrics.documents.labels("failed").inc()
@@ -114,13 +117,13 @@ class Ingester:
         return found
 
     async def _stored(
-        self, document: pb.Document, collection: str, context: Any
+        self, document: pb.Document, collection: str, analyzer: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         """Store a document; once more where the collection's vectors are of another model than it was taken for."""
         refused: GenmeshError | None = None
         while True:
             try:
-                async for event in self._store(document, collection, context):
+                async for event in self._store(document, collection, analyzer, context):
                     yield event
                 return
             except GenmeshError as failure:
@@ -134,7 +137,7 @@ class Ingester:
                     refused = failure
 
     async def _store(
-        self, document: pb.Document, collection: str, context: Any
+        self, document: pb.Document, collection: str, analyzer: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         begun = time.time()
         said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.passage_tokens)
@@ -158,7 +161,7 @@ class Ingester:
         try:
             for start in range(0, len(chunks), BATCH):
                 batch = chunks[start : start + BATCH]
-                texts = [embedded_text(title, section.headings, chunk.text) for section, chunk in batch]
+                texts = [embedded_text(context_line(title, section.headings), chunk.text) for section, chunk in batch]
                 answer = await embed(self.upstream, self.embedders.of(collection), texts, context)
                 if answer.model_revision != (rows.model_revision or answer.model_revision):
                     raise Aborted("the embedding model was replaced meanwhile", reason="MODEL_REPLACED")
@@ -171,7 +174,7 @@ class Ingester:
                 ]
                 if start == 0:
                     if there is None:
-                        await self._ensure(collection, answer, context)
+                        await self._ensure(collection, answer, analyzer, context)
                     if there or len(chunks) > 1:  # else one write is all
                         await writing.begin(answer.dimension, self.cleaner.place)
                     head = entities.pop(0)
@@ -221,7 +224,12 @@ class Ingester:
         chunk: tokenization_pb2.TextChunk, vector: Any,
     ) -> vector_search_pb2.Entity:  # fmt: skip
         text = ("… " if chunk.cut_before else "") + chunk.text + (" …" if chunk.cut_after else "")
-        entity = vector_search_pb2.Entity(id=f"{document.id}#{revision}#{position}", vector=vector, text=text)
+        entity = vector_search_pb2.Entity(
+            id=f"{document.id}#{revision}#{position}",
+            vector=vector,
+            text=text,
+            context=context_line(title, section.headings),
+        )
         entity.metadata.CopyFrom(metadata)
         entity.metadata.update({
             "_document": document.id, "_title": title, "_revision": revision, "_position": position,
@@ -229,11 +237,11 @@ class Ingester:
         })  # fmt: skip
         return entity
 
-    async def _ensure(self, collection: str, answer: embedding_pb2.EmbedResponse, context: Any) -> None:
+    async def _ensure(self, collection: str, answer: embedding_pb2.EmbedResponse, analyzer: str, context: Any) -> None:
         """Make the collection, for the vectors of this answer, unless it is there."""
         wanted = vector_search_pb2.Collection(
             name=collection, dimension=answer.dimension, metric=vector_search_pb2.METRIC_COSINE,
-            model_revision=answer.model_revision,
+            model_revision=answer.model_revision, analyzer=analyzer,
         )  # fmt: skip
         try:
             with calling("vector_search", "CreateCollection"):

@@ -42,7 +42,7 @@ class Pipeline:
         usage = common_pb2.Usage()
 
         yield Event(stage=pb.AnswerStage(stage="embed"))
-        query = await self.retriever.embed(question, request.collection, context, watch)
+        query = await self.retriever.embed(question, request.collection, request.search_mode, context, watch)
         yield Event(stage=pb.AnswerStage(stage="search"))
         found = await self.retriever.search(
             query, request.collection, request.filter, max(self.settings.candidates, top), context, watch
@@ -125,7 +125,9 @@ class Pipeline:
         similarity = {ranked.index: ranked.score for ranked in answer.passages}
         self.metrics.stage.labels("check").observe(watch.stage("check"))
         return [
-            grounding.Source(p.number, s, grounding.relevance(question, s, context_of(p), similarity[i], p.score))
+            grounding.Source(
+                p.number, s, grounding.relevance(question, s, context_of(p), similarity[i], p.rerank_score)
+            )
             for i, (p, s) in enumerate(sentences)
         ]
 

@@ -20,6 +20,8 @@ from services.runtime.validation import Fields
 # Fields of the messages to other services, and what of ours they are made from.
 FIELDS = {
     "inputs[0]": "question",
+    "texts[0]": "question",
+    "mode": "search_mode",
     "query": "question",
     "fixed_messages": "question",
     "messages": "question",
@@ -36,12 +38,12 @@ class RagServicer(pb_grpc.RagServiceServicer):
     async def Ingest(
         self, request_iterator: AsyncIterator[pb.IngestRequest], context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
-        collection = ""
+        collection = analyzer = ""
         async for request in request_iterator:
             if not collection:
-                collection = request.collection or DEFAULT_COLLECTION
+                collection, analyzer = request.collection or DEFAULT_COLLECTION, request.analyzer
                 await self.ingester.look(collection)
-            async with aclosing(self.ingester.ingest(request.document, collection, context)) as events:
+            async with aclosing(self.ingester.ingest(request.document, collection, context, analyzer)) as events:
                 async for event in events:
                     yield event
 
@@ -54,8 +56,9 @@ class RagServicer(pb_grpc.RagServiceServicer):
 
     async def Reindex(self, request: pb.ReindexRequest, context: Any) -> AsyncGenerator[pb.ReindexResponse, None]:
         collection = request.collection or DEFAULT_COLLECTION
-        async with aclosing(reindex(self.retriever.upstream, collection, request.model, context)) as events:
-            with renamed({"start.collection": "collection"}):
+        work = reindex(self.retriever.upstream, collection, request.model, request.analyzer, context)
+        async with aclosing(work) as events:
+            with renamed({"start.collection": "collection", "start.analyzer": "analyzer"}):
                 async for event in events:
                     yield event
 

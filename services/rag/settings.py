@@ -13,6 +13,10 @@ class Settings(ServiceSettings):
     generation_url: str = Field()
     passage_tokens: int = Field(96, ge=16, le=512, description="Most tokens of a passage, by the embedding model.")
     candidates: int = Field(24, ge=1, le=200, description="Passages that a search hands to the reranker.")
+    search_mode: Literal["hybrid", "dense"] = Field(
+        "hybrid",
+        description="How passages are searched where a request does not say: by vectors and words, or vectors.",
+    )
     abandoned_after_seconds: float = Field(
         120, gt=0, description="A writer of which nothing came for so long is dead, and what it wrote is cleared up."
     )

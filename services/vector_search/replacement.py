@@ -25,7 +25,7 @@ from services.runtime.errors import Aborted
 from services.vector_search import generations
 from services.vector_search.filters import literal
 from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CLOSED, DRAFT, REPLACED, REVISION, Shape
-from services.vector_search.store import ORDERED, Store, among, block_of, fields_of, query
+from services.vector_search.store import ORDERED, Store, among, block_of, fields_of, query, with_words
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -42,9 +42,9 @@ LEAVE_SECONDS, TURN_SECONDS, DROP_SECONDS = 10.0, 180.0, 120.0
 class Replacement:
     """One caller's. ``done`` of ``total`` rows have new vectors; ``taken`` of them by this caller."""
 
-    def __init__(self, store: Store, tenant: str, name: str, revision: str, dimension: int) -> None:
+    def __init__(self, store: Store, tenant: str, name: str, revision: str, dimension: int, analyzer: str = "") -> None:
         self.store, self.tenant, self.name = store, tenant, name
-        self.revision, self.dimension = revision, dimension
+        self.revision, self.dimension, self.analyzer = revision, dimension, analyzer
         self.done = self.total = self.taken = 0
         self._me = uuid.uuid4().hex
         self._old: Shape | None = None
@@ -57,7 +57,9 @@ class Replacement:
     async def begin(self) -> bool:
         """Take the draft, or make it; False where the collection's vectors are of the model already."""
         self._old = old = (await self.store.describe(self.tenant, self.name)).shape
-        if (old.revision, old.dimension) == (self.revision, self.dimension):
+        wanted = self.analyzer or old.analyzer
+        self.analyzer = await self._ask("describe", lambda c: generations.analyzer_for(c, wanted))
+        if self._as_wanted(old):
             await self._ask("drop", self._clear)
             return False
         await self._ask("create", self._take)
@@ -92,6 +94,9 @@ class Replacement:
             generations.drop(client, name, DROP_SECONDS)
         return found
 
+    def _as_wanted(self, shape: Shape) -> bool:
+        return (shape.revision, shape.dimension, shape.analyzer) == (self.revision, self.dimension, self.analyzer)
+
     def _clear(self, client: MilvusClient) -> None:
         with contextlib.suppress(Aborted):
             for name in self._others(client):
@@ -100,7 +105,7 @@ class Replacement:
     def _take(self, client: MilvusClient) -> None:
         assert self._old is not None
         for name, (shape, _) in self._others(client).items():
-            if (shape.revision, shape.dimension) == (self.revision, self.dimension) and not self._new:
+            if self._as_wanted(shape) and not self._new:
                 self._new = name
             else:
                 generations.drop(client, name)
@@ -109,10 +114,11 @@ class Replacement:
             properties = {
                 generations.DESCRIPTION: self._old.description, generations.METRIC: self._old.metric,
                 generations.MAKER: self._me, REVISION: self.revision, DRAFT: self._mark(),
+                generations.ANALYZER: self.analyzer,
             }  # fmt: skip
             generations.make(client, self._new, self.dimension, properties)
         generations.mark(client, self._new, {DRAFT: self._mark()})
-        generations.ready(client, self._new, self._old.metric)
+        generations.ready(client, self.shape)
         self._marked = time.time()
 
     def _mark(self) -> str:
@@ -193,18 +199,24 @@ class Replacement:
     def _lacking(self, client: MilvusClient, after: str) -> tuple[list[Row], str | None]:
         """Of one page the rows that the draft lacks or has otherwise; and the last id looked at, None at the end."""
         assert self._old is not None
-        size, fields = block_of(0), fields_of(vectors=False)
+        size, fields = block_of(0), fields_of(self._old, vectors=False)
         rows = query(client, self._old.physical, f"id > {literal(after)}", fields, limit=size, **ORDERED)
         if not rows:
             return [], None
         known = {row["id"]: row for row in query(client, self._new, among([row["id"] for row in rows]), fields)}
         return [row for row in rows if known.get(row["id"]) != row], rows[-1]["id"] if len(rows) == size else None
 
-    async def put(self, batch: Sequence[Row], vectors: Sequence[Sequence[float]]) -> None:
-        """Store rows with their new vectors."""
+    async def put(self, batch: Sequence[Row], vectors: Sequence[Sequence[float]], contexts: Sequence[str] = ()) -> None:
+        """Store rows with their new vectors; a row keeps the context that it has."""
         await self._keep()
-        rows = [row | {"vector": list(vector)} for row, vector in zip(batch, vectors, strict=True)]
-        await self._ask("upsert", lambda c: c.upsert(self._new, rows, timeout=left(CALL_TIMEOUT_SECONDS)))
+        shape = self.shape
+        rows = [
+            {"context": context, **row, "vector": list(vector)}
+            for row, vector, context in zip(batch, vectors, contexts or [""] * len(batch), strict=True)
+        ]
+        await self._ask(
+            "upsert", lambda c: c.upsert(shape.physical, with_words(shape, rows), timeout=left(CALL_TIMEOUT_SECONDS))
+        )
         self.store.changed(self._new)
         self.taken += len(rows)
         self.done = min(self.done + len(rows), self.total)
@@ -238,7 +250,7 @@ class Replacement:
     def shape(self) -> Shape:
         """Of the new vectors."""
         assert self._old is not None
-        return replace(self._old, physical=self._new, dimension=self.dimension)
+        return replace(self._old, physical=self._new, dimension=self.dimension, analyzer=self.analyzer)
 
     async def leave(self) -> None:
         """Let another go on at once, and changes too, where this caller has not come to the end. To be a task of its own: the

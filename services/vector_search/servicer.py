@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from genmesh.v1 import vector_search_pb2 as pb
@@ -18,13 +19,15 @@ from genmesh.v1 import vector_search_pb2_grpc as pb_grpc
 from google.protobuf import json_format
 
 from services.runtime import identity
-from services.runtime.errors import NotFound, Unimplemented, answer_too_large, invalid
+from services.runtime.errors import NotFound, answer_too_large, invalid
 from services.runtime.validation import Fields, metadata_fault
-from services.runtime.work import aside
+from services.runtime.work import aside, together
+from services.vector_search.analysis import ANALYZERS
 from services.vector_search.filters import compile_filter
-from services.vector_search.generations import Shape
+from services.vector_search.fusion import DEFAULT_K, Fuse, Hit, Lists, depth, fused, reciprocal_rank, weighted
+from services.vector_search.generations import CONTEXT_BYTES, Shape
 from services.vector_search.replacement import Replacement
-from services.vector_search.store import CollectionInfo, Store, check_revision
+from services.vector_search.store import CollectionInfo, Found, Read, Store, check_revision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 REVISION = re.compile(r"[^@]+@.+")
@@ -38,6 +41,7 @@ METRIC_OF = {"COSINE": pb.METRIC_COSINE, "IP": pb.METRIC_INNER_PRODUCT, "L2": pb
 # The most bytes of entities in one answer.
 ANSWER_BYTES = 16 * 2**20
 ENTITIES = "selects entities"
+TEXT_BYTES = 65_535
 # What a hit takes, about.
 HIT_BYTES = 1024
 CHECK_BYTES = 8
@@ -55,6 +59,16 @@ def check_revision_name(fields: Fields, field: str, revision: str, *, least: int
     fields.text(field, revision, least=least, most=200, blank=True)
     if revision and not REVISION.fullmatch(revision):
         fields.fault(field, 'must be "name@revision"')
+
+
+def check_analyzer(fields: Fields, field: str, analyzer: str) -> None:
+    if analyzer and analyzer not in ANALYZERS:
+        fields.fault(field, f"must be one of {', '.join(ANALYZERS)}")
+
+
+def check_context(fields: Fields, field: str, context: str) -> None:
+    if (size := len(context.encode())) > CONTEXT_BYTES:
+        fields.fault(field, f"has {size} bytes; at most {CONTEXT_BYTES} are allowed")
 
 
 def vector_fault(values: Sequence[float], shape: Shape) -> Fault | None:
@@ -84,12 +98,15 @@ def to_row(entity: pb.Entity) -> dict[str, Any]:
         "id": entity.id,
         "vector": list(entity.vector),
         "text": entity.text,
+        "context": entity.context,
         "metadata": json_format.MessageToDict(entity.metadata),
     }
 
 
 def from_row(row: dict[str, Any]) -> pb.Entity:
-    entity = pb.Entity(id=row["id"], text=row.get("text", ""), vector=row.get("vector", ()))
+    entity = pb.Entity(
+        id=row["id"], text=row.get("text", ""), vector=row.get("vector", ()), context=row.get("context", "")
+    )
     metadata = row.get("metadata") or {}
     entity.metadata.update(json.loads(metadata) if isinstance(metadata, str | bytes) else metadata)
     return entity
@@ -99,7 +116,45 @@ def to_collection(info: CollectionInfo) -> pb.Collection:
     return pb.Collection(
         name=info.name, dimension=info.shape.dimension, metric=METRIC_OF.get(info.shape.metric, pb.METRIC_UNSPECIFIED),
         description=info.shape.description, entity_count=info.count, model_revision=info.shape.revision,
+        analyzer=info.shape.analyzer,
     )  # fmt: skip
+
+
+def check_queries(fields: Fields, request: pb.SearchRequest) -> None:
+    """Vectors and texts as the mode needs them."""
+    vectors, texts = len(request.vectors), len(request.texts)
+    if request.mode not in pb.SearchMode.values():
+        fields.fault("mode", f"is {request.mode}, which is no mode")
+    if request.mode == pb.SEARCH_MODE_BM25:
+        fields.size("texts", request.texts, most=64)
+        if vectors:
+            fields.fault("vectors", "belong to DENSE and HYBRID; a BM25 search takes texts")
+    else:
+        fields.size("vectors", request.vectors, most=64)
+        if request.mode == pb.SEARCH_MODE_HYBRID and texts != vectors:
+            fields.fault("texts", f"has {texts} elements; a HYBRID search takes as many as vectors, {vectors}")
+        elif request.mode != pb.SEARCH_MODE_HYBRID and texts:
+            fields.fault("texts", "belong to BM25 and HYBRID; a DENSE search takes vectors")
+    for i, text in enumerate(request.texts):
+        if (size := len(text.encode())) > TEXT_BYTES:
+            fields.fault(f"texts[{i}]", f"has {size} bytes; at most {TEXT_BYTES} are allowed")
+
+
+def check_fusion(fields: Fields, request: pb.SearchRequest) -> Fuse | None:
+    """How to fuse; None where nothing is fused."""
+    if request.mode != pb.SEARCH_MODE_HYBRID:
+        if request.HasField("fusion"):
+            fields.fault("fusion", "belongs to HYBRID")
+        return None
+    if request.fusion.WhichOneof("method") != "weighted":
+        k = request.fusion.reciprocal_rank.k
+        return reciprocal_rank(fields.defaulted("fusion.reciprocal_rank.k", k, DEFAULT_K, 16_384))
+    weights = request.fusion.weighted
+    for name in ("dense", "bm25"):
+        fields.number(f"fusion.weighted.{name}", getattr(weights, name), 0, 1)
+    if not weights.dense and not weights.bm25:
+        fields.fault("fusion.weighted", "has two weights of 0")
+    return weighted(weights.dense, weights.bm25)
 
 
 def token_of(place: str, *asked: str) -> str:
@@ -137,11 +192,13 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         check_revision_name(fields, "collection.model_revision", wanted.model_revision)
         if wanted.metric not in METRICS:
             fields.fault("collection.metric", f"is {wanted.metric}, which is no metric")
+        check_analyzer(fields, "collection.analyzer", wanted.analyzer)
         fields.done()
         tenant = identity.current().tenant
         await self.store.create(
-            tenant, wanted.name, wanted.dimension, METRICS[wanted.metric], wanted.description, wanted.model_revision
-        )
+            tenant, wanted.name, wanted.dimension, METRICS[wanted.metric], wanted.description, wanted.model_revision,
+            wanted.analyzer,
+        )  # fmt: skip
         return pb.CreateCollectionResponse(collection=to_collection(await self.store.describe(tenant, wanted.name)))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Any) -> pb.GetCollectionResponse:
@@ -205,8 +262,9 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             seen.add(entity.id)
             if (fault := faults[i]) is not None:
                 fields.fault(f"{path}.vector{fault[0]}", fault[1])
-            if len(entity.text.encode()) > 65_535:
-                fields.fault(f"{path}.text", f"has {len(entity.text.encode())} bytes; at most 65535 are allowed")
+            if (size := len(entity.text.encode())) > TEXT_BYTES:
+                fields.fault(f"{path}.text", f"has {size} bytes; at most {TEXT_BYTES} are allowed")
+            check_context(fields, f"{path}.context", entity.context)
             if description := metadata_fault(entity.metadata):
                 fields.fault(f"{path}.metadata", description)
             else:
@@ -266,37 +324,33 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         return response
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
-        if request.mode in (pb.SEARCH_MODE_BM25, pb.SEARCH_MODE_HYBRID):
-            raise Unimplemented(
-                "mode: only DENSE is there yet", reason="SEARCH_MODE_NOT_AVAILABLE", metadata={"field": "mode"}
-            )
         self._of_model(request)
         expression = compile_filter(request.filter)
         vectors = [vector.values for vector in request.vectors]
-        faults = await self._vector_faults(request.collection, vectors, request.ByteSize(), request.model_revision)
+        faults = (
+            await self._vector_faults(request.collection, vectors, request.ByteSize(), request.model_revision)
+            if vectors
+            else []
+        )
         fields = Fields()
-        if request.mode not in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE):
-            fields.fault("mode", f"is {request.mode}, which is no mode")
-        fields.size("vectors", request.vectors, most=64)
+        check_queries(fields, request)
         for i, fault in enumerate(faults):
             if fault is not None:
                 fields.fault(f"vectors[{i}].values{fault[0]}", fault[1])
-        if request.texts:
-            fields.fault("texts", "belong to BM25 and HYBRID; a DENSE search takes vectors")
+        fuse = check_fusion(fields, request)
         limit = fields.defaulted("limit", request.limit, 10, 1000)
         threshold = request.score_threshold if request.HasField("score_threshold") else None
         if threshold is not None:
             fields.number("score_threshold", threshold, -FLOAT_MAX, FLOAT_MAX)
         fields.done()
         tenant, metric = identity.current().tenant, ""
-        if threshold is not None:
+        if fuse or (threshold is not None and request.mode != pb.SEARCH_MODE_BM25):
             metric = (await self.store.shape(tenant, request.collection, anew=True)).metric
-        found = await self.store.search(
-            tenant, request.collection, [list(v.values) for v in request.vectors], expression, limit,
-            include_vectors=request.include_vectors, revision=request.model_revision,
-        )  # fmt: skip
-        size = sum(map(len, found)) * HIT_BYTES
-        response, unread = await aside(size, self._hits, found, threshold, metric)
+        found = await self._found(request, expression, limit, fuse, metric)
+        if threshold is not None:
+            sign = -1 if metric == "L2" and fuse is None else 1  # of a distance
+            found = [[hit for hit in hits if sign * hit.score >= sign * threshold] for hits in found]
+        response, unread = await aside(sum(map(len, found)) * HIT_BYTES, self._hits, found)
         room = ANSWER_BYTES - response.ByteSize()
         if unread:
             room -= await self._read(request, response, unread, room)
@@ -304,22 +358,58 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             raise answer_too_large("limit", ENTITIES, ANSWER_BYTES, "fewer hits, or with fewer vectors")
         return response
 
+    async def _found(
+        self, request: pb.SearchRequest, expression: str, limit: int, fuse: Fuse | None, metric: str
+    ) -> list[list[Hit]]:
+        """For each query its hits, best first."""
+        tenant, texts = identity.current().tenant, list(request.texts)
+        vectors = [list(vector.values) for vector in request.vectors]
+        self.store.metrics.queries.inc(len(vectors) or len(texts))
+        by_word = partial(self.store.search_words, tenant, request.collection, texts, expression)
+        by_vector = partial(
+            self.store.search, tenant, request.collection, vectors, expression, revision=request.model_revision
+        )
+        if fuse is not None:
+            deep = depth(limit)
+            by_vectors, by_words = await together([by_vector(deep), by_word(deep)])
+            found = await together(
+                self._lists(request.collection, *one, metric)
+                for one in zip(vectors, texts, by_vectors, by_words, strict=True)
+            )
+            return [fused(fuse, one, limit) for one in found]
+        read = Read.ALL if request.include_vectors else Read.ENTITIES
+        if request.mode == pb.SEARCH_MODE_BM25:
+            bm25 = await by_word(limit, read=read)
+            return [[Hit(h["id"], h["distance"], None, h["distance"], h["entity"]) for h in hits] for hits in bm25]
+        dense = await by_vector(limit, read=read)
+        return [[Hit(h["id"], h["distance"], h["distance"], None, h["entity"]) for h in hits] for hits in dense]
+
+    async def _lists(
+        self, name: str, vector: Sequence[float], text: str, by_vector: Found, by_word: Found, metric: str
+    ) -> Lists:
+        """What two searches found for a query, and what the hits of each have in the other."""
+        tenant = identity.current().tenant
+        dense, bm25 = ({hit["id"]: hit["distance"] for hit in hits} for hits in (by_vector, by_word))
+        dense_of_others, bm25_of_others = await together([
+            self.store.nearness(tenant, name, vector, [one for one in bm25 if one not in dense]),
+            self.store.scores_of_words(tenant, name, text, [one for one in dense if one not in bm25] if bm25 else []),
+        ])  # fmt: skip
+        return Lists(dense, bm25, dense_of_others, bm25_of_others, metric)
+
     @staticmethod
-    def _hits(
-        found: Sequence[Sequence[dict[str, Any]]], threshold: float | None, metric: str
-    ) -> tuple[pb.SearchResponse, dict[str, list[pb.SearchHit]]]:
+    def _hits(found: Sequence[Sequence[Hit]]) -> tuple[pb.SearchResponse, dict[str, list[pb.SearchHit]]]:
         """An answer, and by id its hits whose entities are still to be read."""
         response = pb.SearchResponse()
         unread: dict[str, list[pb.SearchHit]] = {}
         for hits in found:
             result = response.results.add()
             for hit in hits:
-                score = float(hit["distance"])
-                if threshold is not None and (score > threshold if metric == "L2" else score < threshold):
-                    continue
-                one = result.hits.add(entity=from_row({"id": hit["id"], **hit["entity"]}), score=score)
-                if "text" not in hit["entity"]:
-                    unread.setdefault(hit["id"], []).append(one)
+                one = result.hits.add(
+                    entity=from_row({"id": hit.id, **hit.entity}), score=hit.score, dense_score=hit.dense,
+                    bm25_score=hit.bm25,
+                )  # fmt: skip
+                if "text" not in hit.entity:
+                    unread.setdefault(hit.id, []).append(one)
         return response, unread
 
     async def _read(
@@ -366,9 +456,15 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         check_name(fields, "start.collection", start.collection)
         check_revision_name(fields, "start.model_revision", start.model_revision, least=1)
         fields.number("start.dimension", start.dimension, 1, 32_768)
+        check_analyzer(fields, "start.analyzer", start.analyzer)
         fields.done()
         work = Replacement(
-            self.store, identity.current().tenant, start.collection, start.model_revision, start.dimension
+            self.store,
+            identity.current().tenant,
+            start.collection,
+            start.model_revision,
+            start.dimension,
+            start.analyzer,
         )
         try:
             if await work.begin():
@@ -378,7 +474,8 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
                             entities=map(from_row, batch), done_count=work.done, total_count=work.total
                         ))  # fmt: skip
                         answer = await self._step(requests, "vectors")
-                        await work.put(batch, await self._new_vectors(answer, len(batch), work.shape))
+                        found = await self._new_vectors(answer, len(batch), work.shape)
+                        await work.put(batch, found, answer.vectors.contexts)
                 await work.end()
         finally:
             # Also when the caller left: on a task of its own, with a deadline of its own.
@@ -400,6 +497,11 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         fields = Fields()
         if len(found) != wanted:
             fields.fault("vectors.vectors", f"has {len(found)} vectors; the batch has {wanted} entities")
+        contexts = request.vectors.contexts
+        if contexts and len(contexts) != wanted:
+            fields.fault("vectors.contexts", f"has {len(contexts)} elements; the batch has {wanted} entities")
+        for i, context in enumerate(contexts):
+            check_context(fields, f"vectors.contexts[{i}]", context)
         for i, fault in enumerate(await aside(request.ByteSize(), vector_faults, found, shape)):
             if fault is not None:
                 fields.fault(f"vectors.vectors[{i}].values{fault[0]}", fault[1])

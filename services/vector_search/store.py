@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import enum
 import hashlib
 import logging
 import threading
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
+import numpy as np
 from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
@@ -39,12 +41,13 @@ from services.runtime.errors import (
     invalid,
 )
 from services.runtime.metrics import VectorSearch
-from services.vector_search import generations, leaving
+from services.vector_search import analysis, generations, leaving
 from services.vector_search.filters import literal
 from services.vector_search.generations import CALL_TIMEOUT_SECONDS, CONNECT_FAILED, NOT_FOUND, NOT_LOADED, Shape
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Found = list[dict[str, Any]]  # a query's hits: "id", "distance" and "entity"
 THREADS = 16
 # How long what is known of a collection is taken as it is; and where another replica's change of it would matter.
 KNOWN_SECONDS, JUST_KNOWN_SECONDS = 10.0, 0.05
@@ -59,8 +62,16 @@ REPEATABLE = {"describe", "list", "query", "search", "upsert", "delete", "flush"
 MOST_ROWS = 16_384
 # Of a query, as an iterator's: ordered by id. Without, a limit takes any rows.
 ORDERED = {"iterator": "True", "reduce_stop_for_best": True}
-# What one query may bring, and the largest row without its vector: id, text and metadata.
-BLOCK_BYTES, ROW_BYTES = 16 * 2**20, 256 + 2 * 2**16
+# What one query may bring, and the largest row without its vector: id, text, metadata and context.
+BLOCK_BYTES, ROW_BYTES = 16 * 2**20, 256 + 2 * 2**16 + generations.CONTEXT_BYTES
+
+
+class Read(enum.Enum):
+    """What a search reads of its hits."""
+
+    IDS = "ids"
+    ENTITIES = "entities"
+    ALL = "entities with vectors"
 
 
 @dataclass(frozen=True)
@@ -296,7 +307,14 @@ class Store:
             self._closed -= waits
 
     async def create(
-        self, tenant: str, name: str, dimension: int, metric: str, description: str, revision: str = ""
+        self,
+        tenant: str,
+        name: str,
+        dimension: int,
+        metric: str,
+        description: str,
+        revision: str = "",
+        analyzer: str = "",
     ) -> None:
         base, mine = self.physical(tenant, name), uuid.uuid4().hex
 
@@ -304,7 +322,7 @@ class Store:
             """Whether it was not there. Of several at once Milvus may tell each that it made the collection."""
             properties = {
                 generations.DESCRIPTION: description, generations.METRIC: metric, generations.MAKER: mine,
-                generations.REVISION: revision,
+                generations.REVISION: revision, generations.ANALYZER: generations.analyzer_for(client, analyzer),
             }  # fmt: skip
             failure = None
             there = generations.holding(client, base)
@@ -318,7 +336,7 @@ class Store:
             if found is None:
                 raise failure or MilvusException(NOT_FOUND, "deleted meanwhile")
             shape, made = found
-            generations.ready(client, shape.physical, shape.metric)
+            generations.ready(client, shape)
             return bool(made.get(generations.MAKER) == mine)
 
         if not await self.call("create", work):
@@ -374,7 +392,7 @@ class Store:
         def work(client: MilvusClient, shape: Shape) -> str:
             if revision and not shape.revision and self._bind(client, shape, revision):
                 raise _Again
-            client.upsert(shape.physical, rows, timeout=_of_a_change(shape))
+            client.upsert(shape.physical, with_words(shape, rows), timeout=_of_a_change(shape))
             return shape.physical
 
         self.changed(await self._within("upsert", tenant, name, work, check=check, changes=True))
@@ -410,10 +428,9 @@ class Store:
             time.sleep(BIND_SECONDS)
             return True
 
-    async def _query(
-        self, tenant: str, name: str, expression: str, fields: list[str], **more: Any
-    ) -> list[dict[str, Any]]:
-        return await self._within("query", tenant, name, lambda c, s: query(c, s.physical, expression, fields, **more))
+    async def _ids(self, tenant: str, name: str, expression: str, **more: Any) -> list[str]:
+        rows = await self._within("query", tenant, name, lambda c, s: query(c, s.physical, expression, ["id"], **more))
+        return [row["id"] for row in rows]
 
     async def get(
         self, tenant: str, name: str, ids: Sequence[str], *, vectors: bool
@@ -422,7 +439,11 @@ class Store:
         step = await self._block(tenant, name, vectors=vectors)
         for start in range(0, len(ids), step):
             block = ids[start : start + step]
-            rows = await self._query(tenant, name, among(block), fields_of(vectors=vectors))
+
+            def work(client: MilvusClient, shape: Shape, wanted: str = among(block)) -> list[dict[str, Any]]:
+                return query(client, shape.physical, wanted, fields_of(shape, vectors=vectors))
+
+            rows = await self._within("query", tenant, name, work)
             found = {row["id"]: row for row in rows}
             for known in block:
                 if known in found:
@@ -435,10 +456,9 @@ class Store:
         place = f"id > {literal(after)}" if after >= prefix else f"id >= {literal(prefix)}"
         if end := end_of(prefix):
             place += f" and id < {literal(end)}"
-        rows = await self._query(
-            tenant, name, f"{place} and {expression}" if expression else place, ["id"], limit=most, **ORDERED
+        return await self._ids(
+            tenant, name, f"{place} and {expression}" if expression else place, limit=most, **ORDERED
         )
-        return [row["id"] for row in rows]
 
     async def _block(self, tenant: str, name: str, *, vectors: bool) -> int:
         return block_of((await self.shape(tenant, name)).dimension if vectors else 0)
@@ -449,7 +469,7 @@ class Store:
 
         total, selected = 0, among(ids) if ids else expression
         while True:
-            there = [row["id"] for row in await self._query(tenant, name, selected, ["id"], limit=MOST_ROWS)]
+            there = await self._ids(tenant, name, selected, limit=MOST_ROWS)
             if there:
                 total += await self._within("delete", tenant, name, partial(_delete, there), changes=True)
             if ids or len(there) < MOST_ROWS:
@@ -464,29 +484,69 @@ class Store:
         expression: str,
         limit: int,
         *,
-        include_vectors: bool,
+        read: Read = Read.IDS,
         revision: str = "",
-    ) -> list[list[dict[str, Any]]]:
-        """For each vector its hits, ``id``, ``distance`` and ``entity``; without the entity where those of all hits may be
-        more than BLOCK_BYTES."""
-        self.metrics.queries.inc(len(vectors))
+    ) -> list[Found]:
+        """For each vector its hits, nearest first; only their ids where what is to be read of all may be more than BLOCK_BYTES."""
 
         def check(shape: Shape) -> None:
             check_revision(shape, name, revision)
             _check_length(shape, "vectors[0].values", vectors[0])
 
-        def work(client: MilvusClient, shape: Shape) -> list[list[dict[str, Any]]]:
-            small = len(vectors) * limit <= block_of(shape.dimension if include_vectors else 0)
-            found = client.search(
-                shape.physical, vectors, anns_field="vector", filter=expression, limit=limit,
-                output_fields=fields_of(vectors=include_vectors) if small else [],
-                search_params={"params": {"ef": max(64, limit)}}, timeout=left(CALL_TIMEOUT_SECONDS),
+        def work(client: MilvusClient, shape: Shape) -> list[Found]:
+            return _search(
+                client, shape, vectors, anns_field="vector", expression=expression, limit=limit, read=read,
+                params={"ef": max(64, limit)},
             )  # fmt: skip
-            return [list(hits) for hits in found]
 
         return await self._within(
             "search", tenant, name, work, check=check, age=JUST_KNOWN_SECONDS if revision else KNOWN_SECONDS
         )
+
+    async def search_words(
+        self, tenant: str, name: str, texts: list[str], expression: str, limit: int, *, read: Read = Read.IDS
+    ) -> list[Found]:
+        """For each text its hits by BM25, greatest score first; as ``search``."""
+
+        def check(shape: Shape) -> None:
+            if not shape.analyzer:
+                raise generations.no_bm25(
+                    f"collection: {name!r} was made without BM25 search; Reindex (RagService) or ReplaceVectors adds it"
+                )
+
+        def work(client: MilvusClient, shape: Shape) -> list[Found]:
+            queries = [analysis.asked(shape.analyzer, text) for text in texts]
+            some = [query for query in queries if query]  # Milvus takes no empty one
+            found = _search(
+                client, shape, some, anns_field="counts", expression=expression, limit=limit, read=read, params={}
+            ) if some else []  # fmt: skip
+            hits = iter(found)
+            return [next(hits) if query else [] for query in queries]
+
+        return await self._within("search", tenant, name, work, check=check)
+
+    async def nearness(self, tenant: str, name: str, vector: Sequence[float], ids: Sequence[str]) -> dict[str, float]:
+        """What a search with a vector would give entities as their distances, by id; without those that are gone."""
+        found: dict[str, float] = {}
+        step = block_of(len(vector))
+        for start in range(0, len(ids), step):
+
+            def work(
+                client: MilvusClient, shape: Shape, wanted: str = among(ids[start : start + step])
+            ) -> dict[str, float]:
+                rows = query(client, shape.physical, wanted, ["id", "vector"])
+                rows = [row for row in rows if len(row["vector"]) == len(vector)]
+                return dict(zip([row["id"] for row in rows], distances(shape.metric, vector, rows), strict=True))
+
+            found |= await self._within("query", tenant, name, work)
+        return found
+
+    async def scores_of_words(self, tenant: str, name: str, text: str, ids: Sequence[str]) -> dict[str, float]:
+        """The BM25 scores of entities, by id; without those that share no word with the text."""
+        if not ids:
+            return {}
+        (hits,) = await self.search_words(tenant, name, [text], among(ids), len(ids))
+        return {hit["id"]: hit["distance"] for hit in hits}
 
     @staticmethod
     def _flush(physical: str, client: MilvusClient) -> None:
@@ -504,6 +564,41 @@ class Store:
                     await self.call("flush", partial(self._flush, physical))
                 except Exception as failure:  # the vectors are safe, only slower to search
                     log.warning("flush failed: %s", failure)
+
+
+def _search(
+    client: MilvusClient, shape: Shape, queries: Sequence[Any], *, anns_field: str, expression: str, limit: int,
+    read: Read, params: dict[str, int],
+) -> list[Found]:  # fmt: skip
+    vectors = read is Read.ALL
+    fits = len(queries) * limit <= block_of(shape.dimension if vectors else 0)
+    # Without any, the built-in store would send all.
+    fields = fields_of(shape, vectors=vectors) if fits and read is not Read.IDS else ["id"]
+    found = client.search(
+        shape.physical, list(queries), anns_field=anns_field, filter=expression, limit=limit,
+        output_fields=fields, search_params={"params": params}, timeout=left(CALL_TIMEOUT_SECONDS),
+    )  # fmt: skip
+    return [list(hits) for hits in found]
+
+
+def distances(metric: str, vector: Sequence[float], rows: Sequence[dict[str, Any]]) -> list[float]:
+    """From the rows' vectors, as Milvus gives them: cosines, inner products, or squared Euclidean distances."""
+    if not rows:
+        return []
+    others, one = np.array([row["vector"] for row in rows], np.float64), np.array(vector, np.float64)
+    if metric == "L2":
+        return ((others - one) ** 2).sum(1).tolist()  # type: ignore[no-any-return]
+    products = others @ one
+    if metric == "COSINE":
+        products /= np.linalg.norm(others, axis=1) * np.linalg.norm(one)
+    return products.tolist()  # type: ignore[no-any-return]
+
+
+def with_words(shape: Shape, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as a collection keeps them."""
+    if not shape.analyzer:
+        return [{field: value for field, value in row.items() if field != "context"} for row in rows]
+    return [{**row, "words": analysis.stored(shape.analyzer, f"{row['context']}\n{row['text']}")} for row in rows]
 
 
 def _away(failure: MilvusException) -> bool:
@@ -545,8 +640,8 @@ def query(client: MilvusClient, physical: str, expression: str, fields: list[str
     )
 
 
-def fields_of(*, vectors: bool) -> list[str]:
-    return ["id", "text", "metadata", *(["vector"] if vectors else [])]
+def fields_of(shape: Shape, *, vectors: bool) -> list[str]:
+    return ["id", "text", "metadata", *(["context"] if shape.analyzer else []), *(["vector"] if vectors else [])]
 
 
 def block_of(dimension: int) -> int:

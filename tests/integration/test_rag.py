@@ -115,6 +115,39 @@ def test_retrieve_honours_filters_and_top_k(client: Client, library: str) -> Non
     assert not client.rag.Retrieve(request | {"filter": "year > 3000"}).passages
 
 
+def test_passages_are_searched_by_vectors_and_words(client: Client, library: str) -> None:
+    def places(question: str, **more: object) -> list[str]:
+        found = client.rag.Retrieve({"collection": library, "question": question, "skip_rerank": True, **more})
+        return [" > ".join(p.headings) or p.document_id for p in found.passages]
+
+    assert "Marlow Observatory > Shop" in places("shops", search_mode="SEARCH_MODE_BM25")  # of the heading
+    assert places("zebra", search_mode="SEARCH_MODE_BM25") == []
+    assert len(places("zebra", top_k=3)) == len(places("zebra", top_k=3, search_mode="SEARCH_MODE_DENSE")) == 3
+    assert places("shops") == places("shops", search_mode="SEARCH_MODE_HYBRID")
+    answer = client.rag.Answer(
+        {"collection": library, "question": "When does the shop close?", "search_mode": "SEARCH_MODE_BM25"}
+    )
+    assert "17:30" in answer.text
+    with pytest.raises(InvalidArgument) as failure:
+        client.rag.Retrieve({"collection": library, "question": "x", "search_mode": 9})
+    assert failure.value.field_violations[0].field == "search_mode"
+
+
+def test_a_collection_parts_words_as_it_was_made(client: Client, collection: str) -> None:
+    message = {"collection": collection, "analyzer": "german", "document": {"id": "a", "text": "Die Häuser am Fluss."}}
+    assert [e.WhichOneof("event") for e in client.rag.Ingest(iter([message]))][-1] == "ingested"
+    assert client.vector_search.GetCollection({"collection": collection}).collection.analyzer == "german"
+    question = {"collection": collection, "question": "Haus", "search_mode": "SEARCH_MODE_BM25"}
+    assert len(client.rag.Retrieve(question).passages) == 1
+    for call in (
+        lambda: client.rag.Ingest(iter([{**message, "collection": f"{collection}-2", "analyzer": "klingon"}])),
+        lambda: client.rag.Reindex({"collection": collection, "analyzer": "klingon"}),
+    ):
+        with pytest.raises(InvalidArgument) as failure:
+            list(call())
+        assert failure.value.field_violations[0].field == "analyzer"
+
+
 def test_headings_travel_with_passages(client: Client, library: str) -> None:
     found = client.rag.Retrieve({"collection": library, "question": "When does the shop close?"}).passages[0]
     assert found.title == "Marlow Observatory"

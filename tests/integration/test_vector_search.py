@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from genmesh import Client
-from genmesh.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
+from genmesh.errors import AlreadyExists, InvalidArgument, NotFound
 from genmesh.v1 import vector_search_pb2 as pb
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -399,8 +399,24 @@ def test_a_bad_dimension(client: Client, collection: str, dimension: int) -> Non
     assert failure.value.field_violations[0].field == "collection.dimension"
 
 
-@pytest.mark.parametrize("mode", ["SEARCH_MODE_BM25", "SEARCH_MODE_HYBRID"])
-def test_modes_that_are_not_there_yet_say_so(client: Client, filled: str, mode: str) -> None:
-    with pytest.raises(Unimplemented) as failure:
-        search(client, filled, mode=mode)
-    assert failure.value.reason == "SEARCH_MODE_NOT_AVAILABLE"
+def test_words_are_searched_as_vectors_are(client: Client, filled: str) -> None:
+    """With filters, limits and thresholds; and what a text stands under counts, too."""
+    dog = entity(20) | {"text": "A dog sleeps", "context": "Chapter of animals"}
+    client.vector_search.Upsert({"collection": filled, "entities": [dog]})
+
+    def words(text: str, **more: object) -> pb.SearchResponse:
+        request = {"collection": filled, "texts": [text], "mode": "SEARCH_MODE_BM25", **more}
+        return client.vector_search.Search(request)
+
+    assert found(words("dogs")) == found(words("ANIMAL?")) == ["e20"]
+    assert words("dogs").results[0].hits[0].entity.context == "Chapter of animals"
+    assert found(words("entity", limit=4)) == ["e00", "e01", "e02", "e03"]
+    assert found(words("entity", filter="n > 17", limit=4)) == ["e18", "e19"]
+    best = words("entity 7", limit=2).results[0].hits
+    assert [hit.entity.id for hit in best] == ["e07", "e00"]
+    assert found(words("entity 7", score_threshold=best[0].score)) == ["e07"]
+    both = search(client, filled, texts=["dogs"], mode="SEARCH_MODE_HYBRID", limit=2)
+    assert set(found(both)) == {"e00", "e20"}
+    assert {hit.HasField("bm25_score") for hit in both.results[0].hits} == {True, False}
+    client.vector_search.Delete({"collection": filled, "ids": ["e20"]})
+    assert found(words("dogs")) == []

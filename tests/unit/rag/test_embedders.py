@@ -8,7 +8,7 @@ from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 from prometheus_client import CollectorRegistry
 
-from services.rag.embedders import Embedders, embedded_text, name_of, text_of
+from services.rag.embedders import Embedders, context_of, embedded_text, name_of, text_of
 from services.rag.ingest import Ingester
 from services.rag.retrieval import Retriever
 from services.rag.versions import Cleaner
@@ -68,7 +68,7 @@ class Services:
 
 async def ask(retriever: Retriever) -> list[str]:
     watch = Stopwatch()
-    query = await retriever.embed("why?", "", CONTEXT, watch)
+    query = await retriever.embed("why?", "", vector_search_pb2.SEARCH_MODE_UNSPECIFIED, CONTEXT, watch)
     return [p.text for p in await retriever.search(query, "", "", 3, CONTEXT, watch)]
 
 
@@ -147,7 +147,9 @@ async def test_what_is_embedded_anew_is_what_ingest_embedded() -> None:
     cut.CopyFrom(services.rows[min(services.rows)])
     cut.text = f"… {cut.text} …"
     assert text_of(cut) == texts[0]
-    assert texts[0] == embedded_text("Guide", ["Pumps"], "Five bar.")
+    assert texts[0] == embedded_text("Guide > Pumps", "Five bar.")
+    assert {context_of(entity) for entity in services.rows.values()} == {"Guide > Pumps", "Guide > Pumps > Valves"}
+    assert all(entity.context == context_of(entity) for entity in services.rows.values())
     assert text_of(vector_search_pb2.Entity(id="x", text="… bare")) == "… bare"
     with pytest.raises(FailedPrecondition):
         text_of(vector_search_pb2.Entity(id="x", text=" \n"))

@@ -3,6 +3,7 @@ error as one JSON object on standard error."""
 
 from __future__ import annotations
 
+import enum
 import errno
 import io
 import json
@@ -138,6 +139,22 @@ def _contents(path: Path, limit: int) -> bytes:
     return data
 
 
+class SearchBy(enum.Enum):
+    """How passages are searched; by default as the server is set up."""
+
+    DEFAULT = "default"
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    BM25 = "bm25"
+
+    @property
+    def wire(self) -> str:
+        return "SEARCH_MODE_UNSPECIFIED" if self is SearchBy.DEFAULT else f"SEARCH_MODE_{self.name}"
+
+
+Mode = Annotated[SearchBy, typer.Option(help="How passages are searched: by vectors (dense), words (bm25) or both.")]
+
+
 @app.command()
 def ask(
     question: Annotated[
@@ -146,6 +163,7 @@ def ask(
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to answer from.")] = "",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the answer may rest on at most.")] = 0,
     filter: Annotated[str, typer.Option(help='A filter, such as: source = "handbook"')] = "",
+    mode: Mode = SearchBy.DEFAULT,
     timeout: Timeout = 120,
     as_json: Json = False,
 ) -> None:
@@ -155,6 +173,7 @@ def ask(
         "collection": collection,
         "top_k": top_k,
         "filter": filter,
+        "search_mode": mode.wire,
     }
     with _client() as client:
         begun, first = time.monotonic(), 0.0
@@ -266,6 +285,7 @@ def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
     )
 
 
+ANALYZERS = "standard, icu, chinese, or a language, such as english (where left out) or german."
 SUFFIXES = (".md", ".markdown", ".txt")
 # A YAML head that says "source" itself.
 OWN_SOURCE = re.compile(r"\A---[ \t]*\n(?:(?!---|\.\.\.).*\n)*?source[ \t]*:")
@@ -296,9 +316,9 @@ def _files(paths: list[Path]) -> dict[str, Path]:
 
 
 def _documents(
-    files: dict[str, Path], collection: str, unread: list[rag_pb2.IngestResponse]
+    files: dict[str, Path], stream: dict[str, str], unread: list[rag_pb2.IngestResponse]
 ) -> Iterator[dict[str, Any]]:
-    """``unread``: takes the failures of the documents that cannot be sent."""
+    """``stream``: what each message says of the stream; ``unread``: takes the failures of the documents that cannot be sent."""
     for name, path in files.items():
         try:
             name.encode()
@@ -311,7 +331,7 @@ def _documents(
             continue
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         metadata = {} if OWN_SOURCE.match(text) else {"source": name}
-        yield {"collection": collection, "document": {"id": name, "text": text, "metadata": metadata}}
+        yield {**stream, "document": {"id": name, "text": text, "metadata": metadata}}
 
 
 def _ingested(client: Client, documents: Iterator[dict[str, Any]], unread: list[Any], timeout: float) -> Iterator[Any]:
@@ -334,6 +354,7 @@ def ingest(
         typer.Argument(help="Files; or folders, of which the .md, .markdown and .txt files that are not hidden."),
     ],
     collection: Annotated[str, typer.Option("--collection", "-c")] = "",
+    analyzer: Annotated[str, typer.Option(help="How a new collection parts words: " + ANALYZERS)] = "",
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
@@ -355,7 +376,8 @@ def ingest(
     with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
         task = progress.add_task("ingest", total=len(files))
         unread: list[rag_pb2.IngestResponse] = []
-        for event in _ingested(client, _documents(files, collection, unread), unread, timeout):
+        stream = {"collection": collection, "analyzer": analyzer}
+        for event in _ingested(client, _documents(files, stream, unread), unread, timeout):
             kind = event.WhichOneof("event")
             if as_json:
                 _print_json(event)
@@ -387,10 +409,11 @@ def reindex(
     model: Annotated[
         str, typer.Option(help="The embedding model; the one that made the vectors, as it is now, where left out.")
     ] = "",
+    analyzer: Annotated[str, typer.Option(help="How words are parted, if otherwise than so far: " + ANALYZERS)] = "",
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
-    """Make the vectors of a collection anew, by its embedding model as it is now or by another one.
+    """Make the vectors of a collection anew, by its embedding model as it is now or by another one, and its words for BM25.
 
     The old vectors serve until the end. What is interrupted goes on where it was: run it again.
     """
@@ -408,7 +431,8 @@ def reindex(
             went_on = False
             try:
                 left = max(1.0, until - time.monotonic())
-                for event in client.rag.Reindex({"collection": collection, "model": model}, timeout=left):
+                wanted = {"collection": collection, "model": model, "analyzer": analyzer}
+                for event in client.rag.Reindex(wanted, timeout=left):
                     if as_json:
                         _print_json(event)
                     if event.WhichOneof("event") == "result":
@@ -430,7 +454,7 @@ def reindex(
     before, now = result.previous_model_revision or "a model that is not known", escape(result.model_revision)
     if as_json:
         return
-    if before == result.model_revision:
+    if not result.recomputed_count:
         out.print(f"{result.entity_count} entities, all with vectors of {now} already")
     else:
         out.print(
@@ -444,6 +468,7 @@ def search(
     collection: Annotated[str, typer.Option("--collection", "-c")] = "",
     top_k: Annotated[int, typer.Option("--top-k", "-k")] = 0,
     filter: Annotated[str, typer.Option(help="A filter.")] = "",
+    mode: Mode = SearchBy.DEFAULT,
     timeout: Timeout = 60,
     as_json: Json = False,
 ) -> None:
@@ -453,6 +478,7 @@ def search(
         "collection": collection,
         "top_k": top_k,
         "filter": filter,
+        "search_mode": mode.wire,
     }
     with _client() as client:
         response = client.rag.Retrieve(request, timeout=timeout)
