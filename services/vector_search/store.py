@@ -598,7 +598,8 @@ def with_words(shape: Shape, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Rows as a collection keeps them."""
     if not shape.analyzer:
         return [{field: value for field, value in row.items() if field != "context"} for row in rows]
-    return [{**row, "words": analysis.stored(shape.analyzer, f"{row['context']}\n{row['text']}")} for row in rows]
+    kept = [{"context": "", **row} for row in rows]
+    return [{**row, "words": analysis.stored(shape.analyzer, f"{row['context']}\n{row['text']}")} for row in kept]
 
 
 def _away(failure: MilvusException) -> bool:
