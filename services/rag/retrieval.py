@@ -27,6 +27,8 @@ SEARCHES, MOST_HITS = 4, 1000
 # Chosen on XQuAD in English, German and Chinese (docs/retrieval.md): of vectors beside words, of the search beside the reranker.
 DENSE, SEARCHED = 0.7, 0.7
 FUSION = vector_search_pb2.Fusion(weighted=vector_search_pb2.WeightedFusion(dense=DENSE, bm25=1 - DENSE))
+# Of a collection, and of a vector search of before there was BM25, as while one release takes another's place.
+WITHOUT_WORDS = ("BM25_NOT_AVAILABLE", "SEARCH_MODE_NOT_AVAILABLE")
 # How long a collection without BM25 search is taken for one; and of how many that is known.
 WORDLESS_SECONDS, MOST_WORDLESS = 60.0, 10_000
 RETRIEVAL: dict[str, tracing.Value] = {
@@ -135,7 +137,7 @@ class Retriever:
             try:
                 return await self._search(query, collection, where, limit, context, watch)
             except GenmeshError as failure:
-                if failure.reason == "BM25_NOT_AVAILABLE" and not query.mode and collection not in self.wordless:
+                if failure.reason in WITHOUT_WORDS and not query.mode and collection not in self.wordless:
                     self.wordless.learn(collection)
                     continue
                 if not self.embedders.other(collection, failure) or refused is not None:

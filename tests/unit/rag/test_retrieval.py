@@ -15,21 +15,22 @@ from prometheus_client import CollectorRegistry
 from services.rag import retrieval
 from services.rag.embedders import Embedders
 from services.rag.retrieval import Retriever, scaled
-from services.runtime.errors import FailedPrecondition, GenmeshError
+from services.runtime.errors import FailedPrecondition, GenmeshError, Unimplemented
 from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 from tests.unit.runtime.test_errors import failure_of
 
 CONTEXT = SimpleNamespace(time_remaining=lambda: 30.0)
 UNSPECIFIED, DENSE = vectors.SEARCH_MODE_UNSPECIFIED, vectors.SEARCH_MODE_DENSE
+NONE = FailedPrecondition("none", reason="BM25_NOT_AVAILABLE")
 BM25, HYBRID = vectors.SEARCH_MODE_BM25, vectors.SEARCH_MODE_HYBRID
 
 
 class Services:
-    """Hits and their reranked scores; and whether there is a BM25 search."""
+    """Hits and their reranked scores; and how a search by words is refused, if it is."""
 
-    def __init__(self, hits: list[float], ranked: list[float], *, words: bool = True) -> None:
-        self.hits, self.ranked, self.words = hits, ranked, words
+    def __init__(self, hits: list[float], ranked: list[float], refusal: GenmeshError | None = None) -> None:
+        self.hits, self.ranked, self.refusal = hits, ranked, refusal
         self.embedded = 0
         self.searches: list[vectors.SearchRequest] = []
         self.embedding = self.vectors = self
@@ -41,8 +42,8 @@ class Services:
 
     async def Search(self, request: vectors.SearchRequest, **_: Any) -> vectors.SearchResponse:
         self.searches.append(vectors.SearchRequest.FromString(request.SerializeToString()))
-        if request.mode in (BM25, HYBRID) and not self.words:
-            raise failure_of(FailedPrecondition("none", reason="BM25_NOT_AVAILABLE"))
+        if request.mode in (BM25, HYBRID) and self.refusal:
+            raise failure_of(self.refusal)
         hits = [
             vectors.SearchHit(entity=vectors.Entity(id=str(i), text=f"text {i}"), score=score)
             for i, score in enumerate(self.hits)
@@ -102,10 +103,15 @@ async def test_a_search_by_words_embeds_nothing() -> None:
     assert (services.embedded, search.mode, search.texts, len(search.vectors)) == (0, BM25, ["why?"], 0)
 
 
-async def test_a_collection_without_words_is_searched_by_vectors_and_that_is_known_for_a_while(
-    monkeypatch: pytest.MonkeyPatch, as_tenant: Any
+@pytest.mark.parametrize(
+    "refusal",
+    [NONE, Unimplemented("not yet", reason="SEARCH_MODE_NOT_AVAILABLE")],
+    ids=["a collection of before", "a vector search of before"],
+)
+async def test_without_words_a_collection_is_searched_by_vectors_and_that_is_known_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, as_tenant: Any, refusal: GenmeshError
 ) -> None:
-    services = Services([0.9, 0.5], [0.1, 0.2], words=False)
+    services = Services([0.9, 0.5], [0.1, 0.2], refusal)
     retriever = made(services)
     for _ in range(3):
         assert len(await retrieve(retriever)) == 2
@@ -115,14 +121,14 @@ async def test_a_collection_without_words_is_searched_by_vectors_and_that_is_kno
     assert [search.mode for search in services.searches[4:]] == [HYBRID, DENSE]
     as_tenant("alpha")
     monkeypatch.setattr(retrieval, "time", SimpleNamespace(monotonic=lambda: 1e12))
-    services.words = True  # reindexed
+    services.refusal = None  # reindexed
     await retrieve(retriever)
     assert services.searches[-1].mode == HYBRID
 
 
 @pytest.mark.parametrize("mode", [BM25, HYBRID])
 async def test_who_asks_for_words_is_told_that_there_are_none(mode: Any) -> None:
-    services = Services([0.9], [0.1], words=False)
+    services = Services([0.9], [0.1], NONE)
     with pytest.raises(GenmeshError) as failure:
         await retrieve(made(services), mode)
     assert (failure.value.reason, len(services.searches)) == ("BM25_NOT_AVAILABLE", 1)
