@@ -21,6 +21,8 @@ from statistics import median
 from genmesh import Client
 from genmesh.v1 import rag_pb2 as pb
 
+from loadtest.squad import paragraphs
+
 COLLECTION = "loadtest-grounded"
 
 
@@ -123,16 +125,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--show", action="store_true", help="print each reply")
     args = parser.parse_args()
-    articles = json.loads(args.squad.read_text("utf-8"))["data"]
     documents, questions = [], []
-    for number, article in enumerate(articles):
-        for place, paragraph in enumerate(article["paragraphs"]):
-            name = f"{number}-{place}"
-            documents.append({"id": name, "text": paragraph["context"], "metadata": {"paragraph": name}})
-            if args.articles is None or number in args.articles:
-                for one in paragraph["qas"]:
-                    gold = [answer["text"] for answer in one["answers"]]
-                    questions += [Asked(one["question"], gold, name, left_out) for left_out in (False, True)]
+    for number, name, paragraph in paragraphs(args.squad):
+        documents.append({"id": name, "text": paragraph["context"], "metadata": {"paragraph": name}})
+        if args.articles is None or number in args.articles:
+            for one in paragraph["qas"]:
+                gold = [answer["text"] for answer in one["answers"]]
+                questions += [Asked(one["question"], gold, name, left_out) for left_out in (False, True)]
     with Client(args.target, api_key=args.key) as client:
         list(client.rag.Ingest(iter({"collection": COLLECTION, "document": one} for one in documents), timeout=1800))
         try:

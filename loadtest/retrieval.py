@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -24,6 +23,9 @@ from statistics import fmean, median
 from typing import Any
 
 from genmesh import Client
+
+from loadtest.squad import paragraphs
+from model_repository.ranking import ndcg_at_10
 
 COLLECTION, PASSAGES = "loadtest-retrieval", 24
 # How each row of the table asks.
@@ -55,20 +57,16 @@ def cranfield(path: Path) -> Known:
 
 def squad(path: Path) -> Known:
     documents, questions = [], []
-    for number, article in enumerate(json.loads(path.read_text("utf-8"))["data"]):
-        for place, paragraph in enumerate(article["paragraphs"]):
-            name = f"{number}-{place}"
-            documents.append({"id": name, "title": article.get("title", ""), "text": paragraph["context"]})
-            questions += [(one["question"], {name: 1.0}) for one in paragraph["qas"]]
+    for _, name, paragraph in paragraphs(path):
+        documents.append({"id": name, "title": paragraph["title"], "text": paragraph["context"]})
+        questions += [(one["question"], {name: 1.0}) for one in paragraph["qas"]]
     return Known(path.stem, documents, questions)
 
 
-def ndcg(order: list[str], grades: dict[str, float], most: int = 10) -> float:
-    def gain(values: list[float]) -> float:
-        return sum((2**grade - 1) / math.log2(rank + 1) for rank, grade in enumerate(values[:most], 1))
-
-    ideal = gain(sorted(grades.values(), reverse=True))
-    return gain([grades.get(one, 0.0) for one in order]) / ideal if ideal else 0.0
+def ndcg(order: list[str], grades: dict[str, float]) -> float:
+    first = [*order, *[""] * 10][:10]  # what was not found has no place among the first ten
+    found = [*(grades.get(one, 0.0) for one in first), *(grade for one, grade in grades.items() if one not in first)]
+    return ndcg_at_10(range(len(found), 0, -1), [2**grade - 1 for grade in found])
 
 
 def recall(order: list[str], grades: dict[str, float], most: int) -> float:

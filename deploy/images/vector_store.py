@@ -227,7 +227,8 @@ class Kept(Collection):  # type: ignore[misc]
 
     def _fields(self, table: pa.Table, row: int, wanted: list[str] | None) -> dict[str, Any]:
         plan = build_projection_plan(wanted, self._schema, api_kind="search")
-        record = {name: table.column(name)[row].as_py() for name in table.column_names if not name.startswith("_")}
+        names = [name for name in table.column_names if not name.startswith("_") and (not wanted or name in wanted)]
+        record = {name: table.column(name)[row].as_py() for name in names}
         return project_record(record, self._schema, plan)  # type: ignore[no-any-return]
 
     def _sources(self, field: str) -> list[Source]:

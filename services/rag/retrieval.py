@@ -57,7 +57,7 @@ def context_of(passage: pb.Passage) -> str:
 
 
 Mode: TypeAlias = vector_search_pb2.SearchMode.ValueType
-UNSPECIFIED, BM25 = vector_search_pb2.SEARCH_MODE_UNSPECIFIED, vector_search_pb2.SEARCH_MODE_BM25
+BM25 = vector_search_pb2.SEARCH_MODE_BM25
 HYBRID, BY_VECTORS = vector_search_pb2.SEARCH_MODE_HYBRID, vector_search_pb2.SEARCH_MODE_DENSE
 
 

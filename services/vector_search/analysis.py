@@ -1,6 +1,6 @@
 """The words of a text, as a BM25 search counts them.
 
-Milvus gets them parted by spaces and parts them there, so that a text has the same words in each of its versions and in the
+Milvus gets them with spaces between them and splits them there, so that a text has the same words in each of its versions and in the
 built-in store; their own analyzers differ.
 """
 
@@ -61,7 +61,7 @@ def stored(analyzer: str, text: str) -> str:
     """The words as Milvus stores them; those beyond MOST_BYTES are left out, and not found."""
     kept = " ".join(words(analyzer, text)).encode()
     if len(kept) > MOST_BYTES:
-        kept = kept[: kept.rindex(b" ", 0, MOST_BYTES + 1)] if b" " in kept[: MOST_BYTES + 1] else b""
+        kept = kept[: MOST_BYTES + 1].rpartition(b" ")[0]
     return kept.decode()
 
 

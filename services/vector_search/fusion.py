@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +17,13 @@ def depth(limit: int) -> int:
 
 @dataclass(frozen=True)
 class Lists:
-    """Scores by id: of the hits of vectors and of words, and what each of these has in the other search, if anything."""
+    """The ids that two searches found, best first, and the scores of all of them in both, as far as they have one."""
 
+    by_vector: Sequence[str]
+    by_word: Sequence[str]
     dense: Mapping[str, float]
     bm25: Mapping[str, float]
-    dense_of_others: Mapping[str, float]
-    bm25_of_others: Mapping[str, float]
-    metric: str  # Milvus' name
-
-    @property
-    def all_dense(self) -> dict[str, float]:
-        return {**self.dense_of_others, **self.dense}
-
-    @property
-    def all_bm25(self) -> dict[str, float]:
-        return {**self.bm25_of_others, **self.bm25}
+    metric: str  # of the vectors, Milvus' name
 
 
 Fuse = Callable[[Lists], dict[str, float]]  # to fused scores
@@ -51,9 +43,8 @@ def reciprocal_rank(k: int) -> Fuse:
 
     def fuse(lists: Lists) -> dict[str, float]:
         total: dict[str, float] = {}
-        for scores, falling in ((lists.dense, lists.metric != "L2"), (lists.bm25, True)):
-            order = sorted(scores, key=lambda one: (-scores[one] if falling else scores[one], one))
-            for rank, one in enumerate(order, 1):
+        for found in (lists.by_vector, lists.by_word):
+            for rank, one in enumerate(found, 1):
                 total[one] = total.get(one, 0.0) + 1 / (k + rank)
         return total
 
@@ -68,8 +59,8 @@ def weighted(dense: float, bm25: float) -> Fuse:
     def fuse(lists: Lists) -> dict[str, float]:
         total: dict[str, float] = {}
         for weight, scores in (
-            (dense, _scaled(lists.all_dense, lists.metric)),
-            (bm25, _scaled(lists.all_bm25, "BM25")),
+            (dense, _scaled(lists.dense, lists.metric)),
+            (bm25, _scaled(lists.bm25, "BM25")),
         ):
             for one, score in scores.items():
                 total[one] = total.get(one, 0.0) + weight * score
@@ -90,6 +81,6 @@ def _scaled(scores: Mapping[str, float], metric: str) -> Mapping[str, float]:
 
 def fused(fuse: Fuse, lists: Lists, limit: int) -> list[Hit]:
     """The best, greatest score first; by id where scores are equal."""
-    total, dense, bm25 = fuse(lists), lists.all_dense, lists.all_bm25
+    total = fuse(lists)
     best = sorted(total, key=lambda one: (-total[one], one))[:limit]
-    return [Hit(one, total[one], dense.get(one), bm25.get(one)) for one in best]
+    return [Hit(one, total[one], lists.dense.get(one), lists.bm25.get(one)) for one in best]

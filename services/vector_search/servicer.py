@@ -338,17 +338,16 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             if fault is not None:
                 fields.fault(f"vectors[{i}].values{fault[0]}", fault[1])
         fuse = check_fusion(fields, request)
+        by_vector = request.mode in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_DENSE)
         limit = fields.defaulted("limit", request.limit, 10, 1000)
         threshold = request.score_threshold if request.HasField("score_threshold") else None
         if threshold is not None:
             fields.number("score_threshold", threshold, -FLOAT_MAX, FLOAT_MAX)
         fields.done()
-        tenant, metric = identity.current().tenant, ""
-        if fuse or (threshold is not None and request.mode != pb.SEARCH_MODE_BM25):
-            metric = (await self.store.shape(tenant, request.collection, anew=True)).metric
-        found = await self._found(request, expression, limit, fuse, metric)
+        found = await self._found(request, expression, limit, fuse)
         if threshold is not None:
-            sign = -1 if metric == "L2" and fuse is None else 1  # of a distance
+            distances = by_vector and await self._metric(request.collection) == "L2"
+            sign = -1 if distances else 1
             found = [[hit for hit in hits if sign * hit.score >= sign * threshold] for hits in found]
         response, unread = await aside(sum(map(len, found)) * HIT_BYTES, self._hits, found)
         room = ANSWER_BYTES - response.ByteSize()
@@ -359,7 +358,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         return response
 
     async def _found(
-        self, request: pb.SearchRequest, expression: str, limit: int, fuse: Fuse | None, metric: str
+        self, request: pb.SearchRequest, expression: str, limit: int, fuse: Fuse | None
     ) -> list[list[Hit]]:
         """For each query its hits, best first."""
         tenant, texts = identity.current().tenant, list(request.texts)
@@ -372,6 +371,7 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
         if fuse is not None:
             deep = depth(limit)
             by_vectors, by_words = await together([by_vector(deep), by_word(deep)])
+            metric = await self._metric(request.collection)
             found = await together(
                 self._lists(request.collection, *one, metric)
                 for one in zip(vectors, texts, by_vectors, by_words, strict=True)
@@ -394,7 +394,11 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             self.store.nearness(tenant, name, vector, [one for one in bm25 if one not in dense]),
             self.store.scores_of_words(tenant, name, text, [one for one in dense if one not in bm25] if bm25 else []),
         ])  # fmt: skip
-        return Lists(dense, bm25, dense_of_others, bm25_of_others, metric)
+        return Lists(list(dense), list(bm25), dense | dense_of_others, bm25 | bm25_of_others, metric)
+
+    async def _metric(self, collection: str) -> str:
+        """To be asked after a search, which has looked at the collection anew where it was replaced."""
+        return (await self.store.shape(identity.current().tenant, collection)).metric
 
     @staticmethod
     def _hits(found: Sequence[Sequence[Hit]]) -> tuple[pb.SearchResponse, dict[str, list[pb.SearchHit]]]:

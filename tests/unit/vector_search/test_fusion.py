@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from services.vector_search.fusion import Hit, Lists, depth, fused, reciprocal_rank, weighted
 
 DENSE, BM25 = {"a": 0.9, "b": 0.5, "c": 0.1}, {"c": 8.0, "d": 4.0}
-BOTH = Lists(DENSE, BM25, {"d": 0.0}, {"b": 2.0}, "COSINE")
+BOTH = Lists(list(DENSE), list(BM25), {**DENSE, "d": 0.0}, {**BM25, "b": 2.0}, "COSINE")
 scores = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=2), st.floats(-1, 1), max_size=20)
 
 
 def only(dense: dict[str, float], metric: str) -> Lists:
-    return Lists(dense, {}, {}, {}, metric)
+    return Lists(sorted(dense, key=dense.__getitem__, reverse=metric != "L2"), [], dense, {}, metric)
 
 
 def test_reciprocal_ranks_are_summed_over_the_lists() -> None:
@@ -47,12 +47,12 @@ def test_an_inner_product_counts_from_the_least_of_its_list() -> None:
 
 @given(scores, scores.map(lambda found: {one: abs(score) for one, score in found.items()}), st.integers(1, 30))
 def test_each_is_found_once_best_first(dense: dict[str, float], bm25: dict[str, float], limit: int) -> None:
-    lists = Lists(dense, bm25, {one: -0.5 for one in bm25 if one not in dense}, {}, "COSINE")
+    lists = Lists(list(dense), list(bm25), {**dict.fromkeys(bm25, -0.5), **dense}, bm25, "COSINE")
     for fuse in (reciprocal_rank(60), weighted(0.3, 0.7)):
         found = fused(fuse, lists, limit)
         assert len({hit.id for hit in found}) == len(found) == min(limit, len(dense.keys() | bm25.keys()))
         assert found == sorted(found, key=lambda hit: (-hit.score, hit.id))
-        assert all((hit.dense, hit.bm25) == (lists.all_dense[hit.id], bm25.get(hit.id)) for hit in found)
+        assert all((hit.dense, hit.bm25) == (lists.dense[hit.id], bm25.get(hit.id)) for hit in found)
 
 
 def test_depth() -> None:

@@ -354,7 +354,7 @@ def ingest(
         typer.Argument(help="Files; or folders, of which the .md, .markdown and .txt files that are not hidden."),
     ],
     collection: Annotated[str, typer.Option("--collection", "-c")] = "",
-    analyzer: Annotated[str, typer.Option(help="How a new collection parts words: " + ANALYZERS)] = "",
+    analyzer: Annotated[str, typer.Option(help="How a new collection splits texts into words: " + ANALYZERS)] = "",
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
@@ -409,7 +409,9 @@ def reindex(
     model: Annotated[
         str, typer.Option(help="The embedding model; the one that made the vectors, as it is now, where left out.")
     ] = "",
-    analyzer: Annotated[str, typer.Option(help="How words are parted, if otherwise than so far: " + ANALYZERS)] = "",
+    analyzer: Annotated[
+        str, typer.Option(help="How texts are split into words, if otherwise than so far: " + ANALYZERS)
+    ] = "",
     timeout: Timeout = 3600,
     as_json: Json = False,
 ) -> None:
