@@ -1,7 +1,7 @@
 """How well documents are found: known questions through a running cluster's Retrieve, search by search.
 
     python -m loadtest.retrieval --target 127.0.0.1:8080 --key gm_... [--cranfield cranfield.jsonl] [--squad xquad-de.json ...]
-                                 [--write docs/retrieval.md]
+                                 [--every 3] [--write docs/retrieval.md]
 
 Cranfield: lines {"document": {id, title, text}} and {"query": text, "relevant": {document id: grade}}; documents without text
 are left out. SQuAD's format: each paragraph is a document, and a question's own paragraph the one that is relevant. A
@@ -35,6 +35,13 @@ ASKED: dict[str, dict[str, Any]] = {
     "words (BM25)": {"search_mode": "SEARCH_MODE_BM25", "skip_rerank": True},
     "hybrid": {"search_mode": "SEARCH_MODE_HYBRID", "skip_rerank": True},
     "hybrid, reranked (the default)": {},
+    "the default and parents": {"parents": True},
+}
+# What the generator has to write for, of a part of the questions; the default again, as others than all are asked.
+WRITTEN: dict[str, dict[str, Any]] = {
+    "the default": {},
+    "the default and 3 reformulations": {"expansions": 3},
+    "the default and HyDE": {"hyde": True},
 }
 BEGIN, END = "<!-- retrieval:begin (written by python -m loadtest.retrieval) -->", "<!-- retrieval:end -->"
 
@@ -51,7 +58,7 @@ class Known:
 def cranfield(path: Path) -> Known:
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     documents = [line["document"] for line in lines if line.get("document", {}).get("text", "").strip()]
-    questions = [(line["query"], line["relevant"]) for line in lines if "query" in line]
+    questions = [(line["query"], line["relevant"]) for line in lines if any(line.get("relevant", {}).values())]
     return Known("Cranfield", [{**one, "format": "DOCUMENT_FORMAT_PLAIN_TEXT"} for one in documents], questions)
 
 
@@ -84,12 +91,10 @@ def ingest(client: Client, known: Known) -> float:
     return time.monotonic() - begun
 
 
-def measured(client: Client, known: Known, **asked: Any) -> list[str]:
+def measured(client: Client, questions: list[tuple[str, dict[str, float]]], **asked: Any) -> list[str]:
     """nDCG@10, recall@4, recall@10 and milliseconds."""
     found, seconds = [], []
-    for question, grades in known.questions:
-        if not any(grades.values()):
-            continue
+    for question, grades in questions:
         begun = time.monotonic()
         request = {"collection": COLLECTION, "question": question, "top_k": PASSAGES, **asked}
         answer = client.rag.Retrieve(request, timeout=60)
@@ -111,6 +116,9 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     parser.add_argument("--cranfield", type=Path)
     parser.add_argument("--squad", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--every", type=int, default=3, help="of so many questions one is asked where the generator writes"
+    )
     parser.add_argument("--write", type=Path, help="put the tables between their markers in this file")
     args = parser.parse_args()
     sets = ([cranfield(args.cranfield)] if args.cranfield else []) + [squad(path) for path in args.squad]
@@ -124,7 +132,11 @@ def main() -> None:
                     f"{seconds:.0f} s.\n\n| search | nDCG@10 | recall@4 | recall@10 | ms |\n| --- | --- | --- | --- | --- |\n"
                 )
                 for name, asked in ASKED.items():
-                    part += f"| {' | '.join([name, *measured(client, known, **asked)])} |\n"
+                    part += f"| {' | '.join([name, *measured(client, known.questions, **asked)])} |\n"
+                some = known.questions[:: args.every]
+                for name, asked in WRITTEN.items():
+                    row = [f"{name}, of {len(some)} questions", *measured(client, some, **asked)]
+                    part += f"| {' | '.join(row)} |\n"
             finally:
                 client.vector_search.DeleteCollection({"collection": COLLECTION})
             print(part, flush=True)

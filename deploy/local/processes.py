@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import secrets
 import shlex
 import sys
@@ -80,6 +82,12 @@ def service_environment(name: str, layout: Layout, ports: Ports, secret: str) ->
     return {f"GENMESH_{key.upper()}": str(value) for key, value in settings.items()}
 
 
+def wished(name: str) -> dict[str, str]:
+    """The settings of one service that the caller's environment has, as in ``GENMESH_HYDE=true make up``."""
+    known = importlib.import_module(f"services.{name}.settings").Settings.model_fields
+    return {key: os.environ[key] for field in known if (key := f"GENMESH_{field.upper()}") in os.environ}
+
+
 def programs(layout: Layout, ports: Ports) -> list[Program]:
     """Everything that runs, dependencies first."""
     data = layout.state / "data"
@@ -96,10 +104,14 @@ def programs(layout: Layout, ports: Ports) -> list[Program]:
                 priority=3, stop_seconds=40),
     ]  # fmt: skip
     for name in SERVICES:
-        environment = service_environment(name, layout, ports, secret) | {
-            "PYTHONUNBUFFERED": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
+        environment = (
+            wished(name)
+            | service_environment(name, layout, ports, secret)
+            | {
+                "PYTHONUNBUFFERED": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
+        )
         found.append(Program(name, [sys.executable, "-m", f"services.{name}"], environment))
     found.append(
         Program("redis_exporter", ["prometheus-redis-exporter", f"--redis.addr=redis://{HOST}:{ports['redis']}",

@@ -129,6 +129,8 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
             Graph("Stages, mean", "s",
                   (Curve(rate("genmesh_rag_stage_duration_seconds_sum", "stage") + " / "
                          + rate("genmesh_rag_stage_duration_seconds_count", "stage"), "{{stage}}"),)),
+            Graph("Stages that answers can do without", "reqps",
+                  (Curve(rate("genmesh_rag_optional_stages_total", "stage, outcome"), "{{stage}} {{outcome}}"),)),
             Graph("Citations and rejected sentences", "short",
                   (Curve(rate("genmesh_rag_citations_total"), "citations a second"),
                    Curve(rate("genmesh_rag_rejected_sentences_total"), "rejected a second"))),

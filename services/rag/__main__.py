@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 
 from genmesh.v1.rag_pb2_grpc import add_RagServiceServicer_to_server
-from genmesh.v1.vector_search_pb2 import SearchMode
 
 from services.rag.embedders import Embedders
 from services.rag.ingest import Ingester
@@ -26,13 +25,12 @@ async def main() -> None:
     tracing.configure("rag")
     registry = server.registry()
     metrics, upstream, embedders = Rag("rag", registry), Upstream(settings), Embedders()
-    mode = SearchMode.Value(f"SEARCH_MODE_{settings.search_mode.upper()}")
-    retriever = Retriever(upstream, metrics, settings.candidates, embedders, mode)
+    retriever = Retriever(upstream, metrics, settings, embedders)
     cleaner = Cleaner(f"{socket.gethostname()}:{settings.port}", settings.abandoned_after_seconds)
     servicer = RagServicer(
         Pipeline(upstream, retriever, metrics, settings),
         retriever,
-        Ingester(upstream, metrics, settings.passage_tokens, cleaner, embedders),
+        Ingester(upstream, metrics, settings, cleaner, embedders),
     )
 
     async def close() -> None:

@@ -11,6 +11,7 @@ from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
+from services.rag.parents import CUT_AFTER, CUT_BEFORE
 from services.rag.upstream import Upstream
 from services.rag.versions import NOTHING, is_intent, place_holder, row_of
 from services.runtime import identity
@@ -119,7 +120,7 @@ def text_of(entity: vector_search_pb2.Entity) -> str:
     if row_of(entity) is None:
         return text
     # As Ingest embeds it: the marks of a cut sentence are of the stored text only.
-    return embedded_text(context_of(entity), text.removeprefix("… ").removesuffix(" …"))
+    return embedded_text(context_of(entity), text.removeprefix(CUT_BEFORE).removesuffix(CUT_AFTER))
 
 
 async def reindex(

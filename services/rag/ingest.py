@@ -14,8 +14,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from services.rag.documents import Section, context_line, read, title_of
 from services.rag.embedders import Embedders, embed, embedded_text, fitting
+from services.rag.parents import BETWEEN_SECTIONS, Piece, families, pieces
+from services.rag.settings import Settings
 from services.rag.upstream import Upstream
-from services.rag.versions import Cleaner, Row, Rows, Writing, delete, revision_after, take_back
+from services.rag.versions import Cleaner, Row, Rows, Writing, delete, passage_id, revision_after, take_back
 from services.runtime import identity
 from services.runtime.channels import onward
 from services.runtime.errors import Aborted, AlreadyExists, GenmeshError, InvalidArgument, NotFound, calling, renamed
@@ -69,9 +71,9 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
 
 class Ingester:
     def __init__(
-        self, upstream: Upstream, metrics: Rag, passage_tokens: int, cleaner: Cleaner, embedders: Embedders
+        self, upstream: Upstream, metrics: Rag, settings: Settings, cleaner: Cleaner, embedders: Embedders
     ) -> None:
-        self.upstream, self.metrics, self.passage_tokens, self.cleaner = upstream, metrics, passage_tokens, cleaner
+        self.upstream, self.metrics, self.settings, self.cleaner = upstream, metrics, settings, cleaner
         self.embedders = embedders
 
     async def look(self, collection: str) -> None:
@@ -103,17 +105,23 @@ class Ingester:
         self.metrics.documents.labels("failed").inc()
         yield pb.IngestResponse(failed=pb.DocumentFailed(document_id=document.id, reason=fault[0], message=fault[1]))
 
-    async def _chunks(self, parts: list[Section], context: Any) -> list[tuple[Section, tokenization_pb2.TextChunk]]:
-        found = []
+    async def _pieces(self, parts: list[Section], context: Any) -> list[Piece]:
+        found: list[Piece] = []
         for section in parts:
+            chunks = []
             for start in range(0, len(section.text), CHUNK_CHARACTERS):
                 text = section.text[start : start + CHUNK_CHARACTERS]
                 if not text.strip():
                     continue
-                request = tokenization_pb2.ChunkRequest(text=text, max_tokens=self.passage_tokens)
+                request = tokenization_pb2.ChunkRequest(
+                    text=text, max_tokens=self.settings.passage_tokens,
+                    overlap_tokens=self.settings.passage_overlap_tokens,
+                )  # fmt: skip
                 with calling("tokenization", "Chunk"):
                     answer = await self.upstream.tokenization.Chunk(request, **onward(context))
-                found += [(section, chunk) for chunk in answer.chunks if chunk.text]
+                chunks += [(start, chunk) for chunk in answer.chunks if chunk.text]
+            goes_on = found and found[-1].section.headings == section.headings
+            found += pieces(section, chunks, BETWEEN_SECTIONS if goes_on else "")
         return found
 
     async def _stored(
@@ -140,7 +148,7 @@ class Ingester:
         self, document: pb.Document, collection: str, analyzer: str, context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         begun = time.time()
-        said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.passage_tokens)
+        said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.settings.passage_tokens)
         head = said.pop("title") if isinstance(said.get("title"), int | float | str) else ""
         title = title_of(document, parts, str(head))
         metadata = Struct()
@@ -153,36 +161,37 @@ class Ingester:
         if there is None:
             self.embedders.learn(collection, "")
         revision = revision_after(there or (), begun)
-        chunks = await self._chunks(parts, context)
-        if not chunks:
+        passages = await self._pieces(parts, context)
+        if not passages:
             raise InvalidArgument("document.text has no text besides headings and markup", reason="DOCUMENT_EMPTY")
+        parents = families(passages, self.settings.parent_tokens)
         writing, head = Writing(rows, document.id, revision), vector_search_pb2.Entity()
         self.cleaner.live.add(writing.intent.id)
         try:
-            for start in range(0, len(chunks), BATCH):
-                batch = chunks[start : start + BATCH]
-                texts = [embedded_text(context_line(title, section.headings), chunk.text) for section, chunk in batch]
+            for start in range(0, len(passages), BATCH):
+                batch = passages[start : start + BATCH]
+                texts = [embedded_text(context_line(title, one.section.headings), one.chunk.text) for one in batch]
                 answer = await embed(self.upstream, self.embedders.of(collection), texts, context)
                 if answer.model_revision != (rows.model_revision or answer.model_revision):
                     raise Aborted("the embedding model was replaced meanwhile", reason="MODEL_REPLACED")
                 rows.model_revision = answer.model_revision
                 entities = [
                     self._entity(
-                        document, metadata, title, revision, start + i, section, chunk, result.embedding.values
+                        document, metadata, title, revision, at, parents[at], passages[at], result.embedding.values
                     )
-                    for i, ((section, chunk), result) in enumerate(zip(batch, answer.results, strict=True))
+                    for at, result in enumerate(answer.results, start)
                 ]
                 if start == 0:
                     if there is None:
                         await self._ensure(collection, answer, analyzer, context)
-                    if there or len(chunks) > 1:  # else one write is all
+                    if there or len(passages) > 1:  # else one write is all
                         await writing.begin(answer.dimension, self.cleaner.place)
                     head = entities.pop(0)
                 await writing.add(entities)
-                done = min(start + BATCH, len(chunks))
-                progress = pb.IngestProgress(document_id=document.id, passages_done=done, passages_total=len(chunks))
+                done = min(start + BATCH, len(passages))
+                progress = pb.IngestProgress(document_id=document.id, passages_done=done, passages_total=len(passages))
                 yield pb.IngestResponse(progress=progress)
-            await writing.commit(head, len(chunks))
+            await writing.commit(head, len(passages))
         except BaseException:
             self.cleaner.forget(writing.intent, doubtful=writing.doubtful)
             if writing.wrote:
@@ -191,10 +200,10 @@ class Ingester:
                 await asyncio.shield(undo)
             raise
         self.cleaner.forget(writing.intent, doubtful=False)
-        self.metrics.passages.inc(len(chunks))
-        total = sum(chunk.token_count for _, chunk in chunks)
+        self.metrics.passages.inc(len(passages))
+        total = sum(one.chunk.token_count for one in passages)
         yield pb.IngestResponse(
-            ingested=pb.DocumentIngested(document_id=document.id, passage_count=len(chunks), token_count=total)
+            ingested=pb.DocumentIngested(document_id=document.id, passage_count=len(passages), token_count=total)
         )
 
     async def _there(self, rows: Rows, document: str) -> list[Row] | None:
@@ -220,21 +229,22 @@ class Ingester:
 
     @staticmethod
     def _entity(
-        document: pb.Document, metadata: Struct, title: str, revision: int, position: int, section: Section,
-        chunk: tokenization_pb2.TextChunk, vector: Any,
+        document: pb.Document, metadata: Struct, title: str, revision: int, position: int, parent: tuple[int, int],
+        passage: Piece, vector: Any,
     ) -> vector_search_pb2.Entity:  # fmt: skip
-        text = ("… " if chunk.cut_before else "") + chunk.text + (" …" if chunk.cut_after else "")
+        headings = passage.section.headings
         entity = vector_search_pb2.Entity(
-            id=f"{document.id}#{revision}#{position}",
+            id=passage_id(document.id, revision, position),
             vector=vector,
-            text=text,
-            context=context_line(title, section.headings),
+            text=passage.text,
+            context=context_line(title, headings),
         )
         entity.metadata.CopyFrom(metadata)
         entity.metadata.update({
             "_document": document.id, "_title": title, "_revision": revision, "_position": position,
-            "_headings": list(section.headings),
+            "_headings": list(headings),
         })  # fmt: skip
+        entity.metadata.update(passage.metadata(parent))
         return entity
 
     async def _ensure(self, collection: str, answer: embedding_pb2.EmbedResponse, analyzer: str, context: Any) -> None:

@@ -1,9 +1,10 @@
-"""One grounded answer, from top to bottom: embed, search, rerank, fit, generate, check each sentence."""
+"""One grounded answer, from top to bottom: find passages, fit, generate, check each sentence."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from genmesh.v1 import common_pb2, embedding_pb2, generation_pb2, tokenization_pb2
@@ -40,20 +41,21 @@ class Pipeline:
         """The events of one answer; text is sent only once it is checked."""
         watch, question = Stopwatch(), request.question.strip()
         usage = common_pb2.Usage()
-
-        yield Event(stage=pb.AnswerStage(stage="embed"))
-        query = await self.retriever.embed(question, request.collection, request.search_mode, context, watch)
-        yield Event(stage=pb.AnswerStage(stage="search"))
-        found = await self.retriever.search(
-            query, request.collection, request.filter, max(self.settings.candidates, top), context, watch
-        )
+        found: list[pb.Passage] = []
+        async with aclosing(self.retriever.find(request, top, context, watch, once=True)) as steps:
+            async for step in steps:
+                if isinstance(step, str):
+                    yield Event(stage=pb.AnswerStage(stage=step))
+                elif isinstance(step, pb.GeneratedQuery):
+                    spend(usage, step.usage)
+                    yield Event(query=step)
+                else:
+                    found = step
         passages: list[pb.Passage] = []
         sources: list[grounding.Source] = []
         if found:
-            yield Event(stage=pb.AnswerStage(stage="rerank"))
-            best = await self.retriever.rerank(question, distinct(found), top, context, watch)
             yield Event(stage=pb.AnswerStage(stage="fit"))
-            passages = await self._fit(question, best, request, context, watch)
+            passages = await self._fit(question, found, request, context, watch)
             for number, passage in enumerate(passages, 1):
                 passage.number = number
             sources = await self._sources(question, passages, context, watch)
@@ -153,8 +155,8 @@ class Pipeline:
                 stream = self.upstream.generation.StreamChat(chat, **onward(context))
                 async for message in stream:
                     if message.HasField("usage"):
-                        usage.CopyFrom(message.usage)
-                        span.set_attributes(tracing.usage(usage.input_tokens, usage.output_tokens))
+                        spend(usage, message.usage)
+                        span.set_attributes(tracing.usage(message.usage.input_tokens, message.usage.output_tokens))
                     for grounded in checked.add(message.text):
                         yield grounded
         finally:
@@ -237,12 +239,9 @@ class Checked:
         return out
 
 
-def distinct(passages: list[pb.Passage]) -> list[pb.Passage]:
-    """Of passages with the same text, as a document's copies have, the first: a context has room for it once."""
-    first: dict[str, pb.Passage] = {}
-    for passage in passages:
-        first.setdefault(" ".join(passage.text.split()), passage)
-    return list(first.values())
+def spend(usage: common_pb2.Usage, more: common_pb2.Usage) -> None:
+    usage.input_tokens += more.input_tokens
+    usage.output_tokens += more.output_tokens
 
 
 def complete(text: str) -> tuple[str, str]:

@@ -28,3 +28,18 @@ def messages(question: str, passages: Sequence[str]) -> list[ChatMessage]:
     numbered = "".join(f"[{i}] {text}\n" for i, text in enumerate(texts, 1))
     user = f"Question: {question}\nPassages:\n{numbered}Question: {question}"
     return [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=user)]
+
+
+def reformulations(question: str, count: int) -> list[ChatMessage]:
+    """Asks for a question in other words, a line each."""
+    system = "You reformulate questions for a search engine. Write questions only, one per line, without numbers."
+    ways = "1 other way" if count == 1 else f"{count} other ways"
+    user = f"Write {ways} to ask this question, in its language:\n{one_line(question)}"
+    return [ChatMessage(role="system", content=system), ChatMessage(role="user", content=user)]
+
+
+def invention(question: str) -> list[ChatMessage]:
+    """Asks for a passage that could answer a question."""
+    system = "You write short encyclopedia paragraphs."
+    user = f"Write two sentences of an encyclopedia that answer this question, in its language: {one_line(question)}"
+    return [ChatMessage(role="system", content=system), ChatMessage(role="user", content=user)]

@@ -1,19 +1,24 @@
-"""Find the passages for a question: embed, search, rerank."""
+"""Find the passages for a question: reformulate, embed, search, rerank, widen to parents; of these the first and the last are
+optional."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
 from services.rag.embedders import Embedders, fitting
+from services.rag.optional import Stage, Writer
+from services.rag.parents import joined, parent_of
+from services.rag.settings import Settings
 from services.rag.upstream import Upstream
-from services.rag.versions import NOTHING, Known, Reading, Rows
+from services.rag.versions import NOTHING, Known, Reading, Row, Rows, passage_id, row_of
 from services.runtime import identity, tracing
 from services.runtime.channels import onward
 from services.runtime.errors import GenmeshError, Internal, calling
@@ -24,8 +29,12 @@ DEFAULT_COLLECTION = "default"
 # While documents change: of so many searches the last one's hits are taken, as far as their versions hold. Where other
 # versions take up the room, more hits are asked for.
 SEARCHES, MOST_HITS = 4, 1000
-# Chosen on XQuAD in English, German and Chinese (docs/retrieval.md): of vectors beside words, of the search beside the reranker.
-DENSE, SEARCHED = 0.7, 0.7
+# Chosen on XQuAD in English, German and Chinese (docs/retrieval.md): of vectors beside words; of the search beside the
+# reranker; and what is added to both, of the scores of others of the same parent, and of likeness to the first three.
+DENSE, SEARCHED, SIBLINGS, FEEDBACK = 0.7, 0.7, 0.1, 0.2
+FIRST = 3
+# Reciprocal rank fusion of a question's wordings (Cormack et al. 2009), and the reformulations' weight together.
+RANK_CONSTANT, REFORMULATED = 60, 0.5
 FUSION = vector_search_pb2.Fusion(weighted=vector_search_pb2.WeightedFusion(dense=DENSE, bm25=1 - DENSE))
 # Of a collection, and of a vector search of before there was BM25, as while one release takes another's place.
 WITHOUT_WORDS = ("BM25_NOT_AVAILABLE", "SEARCH_MODE_NOT_AVAILABLE")
@@ -37,19 +46,31 @@ RETRIEVAL: dict[str, tracing.Value] = {
 }
 
 
-def to_passage(hit: vector_search_pb2.SearchHit) -> pb.Passage:
+@dataclass
+class Found:
+    """A passage, and what the search knows of it besides."""
+
+    passage: pb.Passage
+    vector: Sequence[float] = ()
+    row: Row | None = None
+    parent: tuple[int, int] | None = None
+
+
+def from_hit(hit: vector_search_pb2.SearchHit) -> Found:
     """A stored entity as a passage; names that begin with '_' are ours, the rest is the document's metadata."""
-    ours = hit.entity.metadata.fields
+    ours, row = hit.entity.metadata.fields, row_of(hit.entity)
+    parent = parent_of(ours) if row is not None else None
     passage = pb.Passage(
         id=hit.entity.id, document_id=ours.get("_document", NOTHING).string_value,
         title=ours.get("_title", NOTHING).string_value,
         headings=[one.string_value for one in ours.get("_headings", NOTHING).list_value.values],
         text=hit.entity.text, score=hit.score, search_score=hit.score,
+        parent_id=f"{row.document}#{row.revision}#{parent[0]}-{parent[1]}" if row and parent else "",
     )  # fmt: skip
-    for name, value in hit.entity.metadata.fields.items():
+    for name, value in ours.items():
         if not name.startswith("_"):
             passage.metadata.fields[name].CopyFrom(value)
-    return passage
+    return Found(passage, hit.entity.vector, row, parent)
 
 
 def context_of(passage: pb.Passage) -> str:
@@ -61,13 +82,18 @@ BM25 = vector_search_pb2.SEARCH_MODE_BM25
 HYBRID, BY_VECTORS = vector_search_pb2.SEARCH_MODE_HYBRID, vector_search_pb2.SEARCH_MODE_DENSE
 
 
+Asked: TypeAlias = pb.RetrieveRequest | pb.AnswerRequest
+
+
 @dataclass(frozen=True)
 class Query:
-    """A question and how it is searched; its vector, but for BM25."""
+    """A question's wordings, the question itself first, and how they are searched; their vectors, but for BM25. ``invented``: an
+    answer that the question's vector is of, too."""
 
-    question: str
+    wordings: list[str]
     mode: Mode
-    vector: list[float] = field(default_factory=list)
+    invented: list[str] = field(default_factory=list)
+    vectors: list[Sequence[float]] = field(default_factory=list)
     model_revision: str = ""
 
 
@@ -86,56 +112,148 @@ class Wordless:
         return self._until.get((identity.current().tenant, collection), 0.0) > time.monotonic()
 
 
-def scaled(scores: Sequence[float]) -> list[float]:
-    """To 0 for the least and 1 for the greatest."""
-    least, span = min(scores), max(scores) - min(scores)
-    return [(score - least) / span if span > 0 else 1.0 for score in scores]
+def scaled(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """float64 (n,): 0 for the least and 1 for the greatest; 1 for all where they are the same."""
+    values = np.asarray(scores, dtype=np.float64)
+    least, span = values.min(), values.max() - values.min()
+    return (values - least) / span if span > 0 else np.ones_like(values)
+
+
+def mean(vectors: Sequence[Sequence[float]]) -> list[float]:
+    """The direction between vectors, with the length of the first."""
+    rows = np.asarray(vectors, dtype=np.float32)
+    between = unit(unit(rows).sum(axis=0, keepdims=True))[0] * np.linalg.norm(rows[0])
+    return [float(value) for value in between]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Vectors (n, dimension) with length 1; those of length 0 stay."""
+    lengths: np.ndarray = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(rows / lengths)
+
+
+def siblings(parents: Sequence[str], scores: np.ndarray) -> np.ndarray:
+    """float64 (n,): for each passage the sum of the scores of the others of its parent."""
+    together: dict[str, float] = {}
+    for parent, score in zip(parents, scores, strict=True):
+        together[parent] = together.get(parent, 0.0) + float(score)
+    return np.asarray([together[parent] - score for parent, score in zip(parents, scores, strict=True)])
+
+
+def fused(results: Sequence[Sequence[vector_search_pb2.SearchHit]]) -> list[vector_search_pb2.SearchHit]:
+    """The hits of a question's wordings as one list, best first; of one wording as they are."""
+    if len(results) == 1:
+        return list(results[0])
+    weights = [1.0, *[REFORMULATED / (len(results) - 1)] * (len(results) - 1)]
+    hits: dict[str, vector_search_pb2.SearchHit] = {}
+    scores: dict[str, float] = {}
+    for weight, result in zip(weights, results, strict=True):
+        for rank, hit in enumerate(result, 1):
+            hits.setdefault(hit.entity.id, hit)
+            scores[hit.entity.id] = scores.get(hit.entity.id, 0.0) + weight / (RANK_CONSTANT + rank)
+    for name, score in scores.items():
+        hits[name].score = score
+    return sorted(hits.values(), key=lambda hit: -hit.score)
+
+
+def distinct(passages: Sequence[Found]) -> list[Found]:
+    """Of passages with the same text, as a document's copies have, the first: a context has room for it once."""
+    first: dict[str, Found] = {}
+    for one in passages:
+        first.setdefault(" ".join(one.passage.text.split()), one)
+    return list(first.values())
 
 
 class Retriever:
-    def __init__(
-        self, upstream: Upstream, metrics: Rag, candidates: int, embedders: Embedders, mode: Mode = HYBRID
-    ) -> None:
-        self.upstream, self.metrics, self.candidates, self.embedders = upstream, metrics, candidates, embedders
-        self.mode, self.known, self.wordless = mode, Known(), Wordless()
+    def __init__(self, upstream: Upstream, metrics: Rag, settings: Settings, embedders: Embedders) -> None:
+        self.upstream, self.metrics, self.settings, self.embedders = upstream, metrics, settings, embedders
+        self.mode: Mode = vector_search_pb2.SearchMode.Value(f"SEARCH_MODE_{settings.search_mode.upper()}")
+        self.known, self.wordless, self.writer = Known(), Wordless(), Writer(upstream, settings)
+
+    async def find(
+        self, request: Asked, top: int, context: Any, watch: Stopwatch, *, rerank: bool = True, once: bool = False
+    ) -> AsyncGenerator[str | pb.GeneratedQuery | list[pb.Passage], None]:
+        """Each stage as it begins, what the generator wrote, and at the end the passages, best first; with ``once`` each text
+        of them once."""
+        question, mode, settings = request.question.strip(), request.search_mode, self.settings
+        stage = Stage(self.metrics, context, watch)
+        wordings, invented = [question], list[str]()
+        count = request.expansions if request.HasField("expansions") else settings.expansions
+        if count:
+            yield "expand"
+            query = await self.writer.expand(stage, question, count, request.model)
+            wordings += query.texts
+            yield query
+        if mode != BM25 and (request.hyde if request.HasField("hyde") else settings.hyde):
+            yield "hyde"
+            query = await self.writer.hyde(stage, question, request.model)
+            invented += query.texts
+            yield query
+        yield "embed"
+        asked = await self.embed(Query(wordings, mode, invented), request.collection, context, watch)
+        yield "search"
+        parents = request.parents if request.HasField("parents") else settings.parents
+        limit = max(settings.candidates, top) if rerank or parents else top
+        hits = await self.search(asked, request.collection, request.filter, limit, context, watch, vectors=rerank)
+        if hits and rerank:
+            yield "rerank"
+            hits = await self.rerank(question, distinct(hits) if once else hits, context, watch)
+        if hits and parents:
+            yield "parents"
+            hits = await self.widened(hits, top, request.collection, stage)
+        passages = [one.passage for one in hits[:top]]
+        for number, passage in enumerate(passages, 1):
+            passage.number = number
+        yield passages
 
     def _done(self, watch: Stopwatch, stage: str) -> None:
         self.metrics.stage.labels(stage).observe(watch.stage(stage))
 
-    async def embed(self, question: str, collection: str, mode: Mode, context: Any, watch: Stopwatch) -> Query:
+    async def embed(self, query: Query, collection: str, context: Any, watch: Stopwatch) -> Query:
         """By the model of the collection, as far as it is known."""
-        if mode == BM25:
-            return Query(question, mode)
+        if query.mode == BM25:
+            return query
         collection = collection or DEFAULT_COLLECTION
         model = self.embedders.of(collection)
         try:
-            return await self._embed(model, question, mode, context, watch)
+            return await self._embed(model, query, context, watch)
         except GenmeshError as failure:
             if not model or failure.reason != "MODEL_NOT_FOUND":
                 raise
             self.embedders.learn(collection, "")
-            return await self._embed("", question, mode, context, watch)
+            return await self._embed("", query, context, watch)
 
-    async def _embed(self, model: str, question: str, mode: Mode, context: Any, watch: Stopwatch) -> Query:
+    async def _embed(self, model: str, query: Query, context: Any, watch: Stopwatch) -> Query:
+        """What the generator wrote is left out where it cannot be embedded, as where it is too long."""
         with tracing.span("rag embed"), calling("embedding", "Embed"):
             answer = await self.upstream.embedding.Embed(
-                embedding_pb2.EmbedRequest(model=model, inputs=[question]), **onward(context)
+                embedding_pb2.EmbedRequest(model=model, inputs=[*query.wordings, *query.invented]), **onward(context)
             )
         self._done(watch, "embed")
         if answer.results[0].HasField("error"):
             raise Internal(f"the question could not be embedded: {answer.results[0].error.message}")
-        return Query(question, mode, list(answer.results[0].embedding.values), answer.model_revision)
+        vectors = {
+            text: result.embedding.values
+            for text, result in zip([*query.wordings, *query.invented], answer.results, strict=True)
+            if not result.HasField("error")
+        }
+        wordings = [text for text in query.wordings if text in vectors]
+        found = [vectors[text] for text in wordings]
+        if imagined := [vectors[text] for text in query.invented if text in vectors]:
+            found[0] = mean([found[0], *imagined])
+        return replace(query, wordings=wordings, vectors=found, model_revision=answer.model_revision)
 
     async def search(
-        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch
-    ) -> list[pb.Passage]:
+        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch, *,
+        vectors: bool = False,
+    ) -> list[Found]:  # fmt: skip
         """Where the collection's vectors are of another model, the question is embedded by that and searched again; where it
-        has no BM25 search, and nobody asked for that, by vectors."""
+        has no BM25 search, and nobody asked for that, by vectors. ``vectors``: whether those of what is found are read."""
         collection = collection or DEFAULT_COLLECTION
         refused: GenmeshError | None = None
         while True:
             try:
-                return await self._search(query, collection, where, limit, context, watch)
+                return await self._search(query, collection, where, limit, context, watch, vectors)
             except GenmeshError as failure:
                 if failure.reason in WITHOUT_WORDS and not query.mode and collection not in self.wordless:
                     self.wordless.learn(collection)
@@ -143,18 +261,19 @@ class Retriever:
                 if not self.embedders.other(collection, failure) or refused is not None:
                     raise
                 refused = failure
-            query = await self.embed(query.question, collection, query.mode, context, watch)
+            query = await self.embed(query, collection, context, watch)
             if query.model_revision == refused.metadata["request_revision"]:  # the model is not served
                 raise refused
 
     async def _search(
-        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch
-    ) -> list[pb.Passage]:
+        self, query: Query, collection: str, where: str, limit: int, context: Any, watch: Stopwatch, vectors: bool
+    ) -> list[Found]:
         mode = query.mode or (BY_VECTORS if collection in self.wordless else self.mode)
         request = vector_search_pb2.SearchRequest(
             collection=collection, mode=mode, limit=limit, filter=where, model_revision=query.model_revision,
-            vectors=[vector_search_pb2.QueryVector(values=query.vector)] if mode != BM25 else [],
-            texts=[query.question] if mode != BY_VECTORS else [], fusion=FUSION if mode == HYBRID else None,
+            vectors=[vector_search_pb2.QueryVector(values=one) for one in query.vectors] if mode != BM25 else [],
+            texts=query.wordings if mode != BY_VECTORS else [], fusion=FUSION if mode == HYBRID else None,
+            include_vectors=vectors,
         )  # fmt: skip
         rows = Rows(self.upstream.vectors, request.collection, lambda: onward(context))
         reading = Reading(rows, self.known, identity.current().tenant)
@@ -164,40 +283,64 @@ class Retriever:
                 begun = time.monotonic()
                 with fitting(), calling("vector_search", "Search"):
                     answer = await self.upstream.vectors.Search(request, **onward(context))
-                hits = answer.results[0].hits
-                kept, again = await reading.whole(hits, begun)
+                kept, again = await reading.whole(fused([result.hits for result in answer.results]), begun)
                 kept = [hit for hit in kept if hit.entity.text.strip()]  # what Upsert stored may have no text to read
-                short = len(kept) < limit and len(hits) == request.limit < MOST_HITS
+                full = any(len(result.hits) == request.limit for result in answer.results)
+                short = len(kept) < limit and full and request.limit < MOST_HITS
                 if not again and not short:
                     break
                 request.limit = min(2 * request.limit, MOST_HITS) if short else request.limit
         self._done(watch, "search")
-        return [to_passage(hit) for hit in kept[:limit]]
+        return [from_hit(hit) for hit in kept[:limit]]
 
-    async def rerank(
-        self, question: str, passages: list[pb.Passage], top: int, context: Any, watch: Stopwatch
-    ) -> list[pb.Passage]:
-        """The best passages, best first, by the reranker's scores and the search's; a passage is read with its headings."""
-        texts = [f"{context_of(p)}\n{p.text}" for p in passages]
+    async def rerank(self, question: str, passages: list[Found], context: Any, watch: Stopwatch) -> list[Found]:
+        """Best first, by the search's scores, the reranker's, those of other passages of the parent, and feedback; a passage is
+        read with its headings.
+
+        Feedback: passages that are like the first ones are likely to be relevant, too (pseudo relevance feedback by vectors, Li
+        et al. 2021, https://arxiv.org/abs/2108.11044; here it orders what was found instead of searching again).
+        """
+        texts = [f"{context_of(one.passage)}\n{one.passage.text}" for one in passages]
         request = embedding_pb2.RerankRequest(query=question, passages=texts)
         with tracing.span("rag rerank"), calling("embedding", "Rerank"):
             answer = await self.upstream.embedding.Rerank(request, **onward(context))
         for ranked in answer.passages:
-            passages[ranked.index].rerank_score = ranked.score
-        searched = scaled([passage.search_score for passage in passages])
-        if passages[0].search_score < passages[-1].search_score:  # best first: they are distances
-            searched = [1 - one for one in searched]
-        for passage, ours, theirs in zip(passages, searched, scaled([p.rerank_score for p in passages]), strict=True):
-            passage.score = SEARCHED * ours + (1 - SEARCHED) * theirs
+            passages[ranked.index].passage.rerank_score = ranked.score
+        searched = scaled([one.passage.search_score for one in passages])
+        if passages[0].passage.search_score < passages[-1].passage.search_score:  # best first: they are distances
+            searched = 1 - searched
+        scores = SEARCHED * searched + (1 - SEARCHED) * scaled([one.passage.rerank_score for one in passages])
+        scores += SIBLINGS * siblings([one.passage.parent_id or one.passage.id for one in passages], scores)
+        vectors = unit(np.asarray([one.vector for one in passages], dtype=np.float32))
+        first = np.argsort(-scores, kind="stable")[:FIRST]
+        feedback = vectors @ unit(scores[first][None] @ vectors[first])[0]
+        scores += FEEDBACK * scaled(feedback)
+        for one, score, like in zip(passages, scores, feedback, strict=True):
+            one.passage.score, one.passage.feedback_score = score, like
         self._done(watch, "rerank")
-        return sorted(passages, key=lambda passage: -passage.score)[:top]
+        return [passages[at] for at in np.argsort(-scores, kind="stable")]
 
-    async def retrieve(self, request: pb.RetrieveRequest, top: int, context: Any, watch: Stopwatch) -> list[pb.Passage]:
-        query = await self.embed(request.question, request.collection, request.search_mode, context, watch)
-        limit = top if request.skip_rerank else max(self.candidates, top)
-        passages = await self.search(query, request.collection, request.filter, limit, context, watch)
-        if passages and not request.skip_rerank:
-            passages = await self.rerank(request.question, passages, top, context, watch)
-        for number, passage in enumerate(passages, 1):
-            passage.number = number
-        return passages
+    async def widened(self, passages: list[Found], top: int, collection: str, stage: Stage) -> list[Found]:
+        """The first ``top`` parents of passages, each in place of the best passage that was found in it. One whose passages are
+        not all there any more stays as it was found."""
+        families: dict[str, Found] = {}
+        for one in passages:
+            family = families.setdefault(one.passage.parent_id or one.passage.id, one)
+            family.passage.found_ids.append(one.passage.id)
+        best = list(families.values())[:top]
+        ids = {
+            one.passage.id: [passage_id(one.row.document, one.row.revision, at) for at in range(first, last + 1)]
+            for one in best
+            if one.row is not None and one.parent is not None
+            for first, last in [one.parent]
+        }
+        with stage.run("parents"):
+            seconds = self.settings.parents_seconds
+            rows = Rows(self.upstream.vectors, collection or DEFAULT_COLLECTION, lambda: stage.arguments(seconds))
+            wanted = [name for names in ids.values() for name in names]
+            there = {entity.id: entity for entity in await rows.get(wanted)}
+            for one in best:
+                names = ids.get(one.passage.id, [])
+                if names and all(name in there for name in names):
+                    one.passage.text = joined([there[name] for name in names])
+        return best

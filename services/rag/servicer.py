@@ -12,7 +12,7 @@ from genmesh.v1 import rag_pb2_grpc as pb_grpc
 from services.rag.embedders import reindex
 from services.rag.ingest import Ingester
 from services.rag.pipeline import DEFAULT_MAX_TOKENS, Pipeline
-from services.rag.retrieval import DEFAULT_COLLECTION, Retriever
+from services.rag.retrieval import BM25, DEFAULT_COLLECTION, Asked, Retriever
 from services.runtime.errors import renamed
 from services.runtime.outcome import Stopwatch
 from services.runtime.validation import Fields
@@ -29,6 +29,16 @@ FIELDS = {
     "sampling.max_tokens": "max_tokens",
     "limit": "top_k",
 }
+
+
+def asked(request: Asked) -> Fields:
+    """What is wrong with a question and how it is to be searched for."""
+    fields = Fields()
+    fields.text("question", request.question, most=4000)
+    fields.number("expansions", request.expansions, 0, 5)
+    if request.hyde and request.search_mode == BM25:
+        fields.fault("hyde", "needs vectors, and search_mode is SEARCH_MODE_BM25")
+    return fields
 
 
 class RagServicer(pb_grpc.RagServiceServicer):
@@ -63,19 +73,24 @@ class RagServicer(pb_grpc.RagServiceServicer):
                     yield event
 
     async def Retrieve(self, request: pb.RetrieveRequest, context: Any) -> pb.RetrieveResponse:
-        fields = Fields()
-        fields.text("question", request.question, most=4000)
+        fields = asked(request)
         top = fields.defaulted("top_k", request.top_k, 4, 100)
         fields.done()
-        watch = Stopwatch()
-        with renamed(FIELDS):
-            passages = await self.retriever.retrieve(request, top, context, watch)
+        watch, response = Stopwatch(), pb.RetrieveResponse()
+        find = self.retriever.find(request, top, context, watch, rerank=not request.skip_rerank)
+        async with aclosing(find) as steps:
+            with renamed(FIELDS):
+                async for step in steps:
+                    if isinstance(step, pb.GeneratedQuery):
+                        response.queries.append(step)
+                    elif isinstance(step, list):
+                        response.passages.extend(step)
         watch.content()
-        return pb.RetrieveResponse(passages=passages, timings=watch.timings())
+        response.timings.CopyFrom(watch.timings())
+        return response
 
     async def _events(self, request: pb.AnswerRequest, context: Any) -> AsyncGenerator[pb.StreamAnswerResponse, None]:
-        fields = Fields()
-        fields.text("question", request.question, most=4000)
+        fields = asked(request)
         top = fields.defaulted("top_k", request.top_k, 4, 20)
         fields.defaulted("max_tokens", request.max_tokens, DEFAULT_MAX_TOKENS, 2**31 - 1)
         fields.done()
@@ -102,6 +117,8 @@ class RagServicer(pb_grpc.RagServiceServicer):
                     response.text += event.text.text
                 elif kind == "citation":
                     response.citations.append(event.citation)
+                elif kind == "query":
+                    response.queries.append(event.query)
                 elif kind == "passages":
                     response.passages.extend(event.passages.passages)
                 elif kind == "summary":

@@ -1,6 +1,6 @@
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from services.runtime.settings import ServiceSettings
 
@@ -12,11 +12,30 @@ class Settings(ServiceSettings):
     vector_search_url: str = Field()
     generation_url: str = Field()
     passage_tokens: int = Field(96, ge=16, le=512, description="Most tokens of a passage, by the embedding model.")
+    passage_overlap_tokens: int = Field(
+        0,
+        ge=0,
+        lt=256,
+        description="How many tokens of the passage before a passage repeats, less than half of passage_tokens.",
+    )
+    parent_tokens: int = Field(
+        400, ge=16, le=8192, description="Most tokens of a parent, the passages around one that are read as one text."
+    )
     candidates: int = Field(24, ge=1, le=200, description="Passages that a search hands to the reranker.")
     search_mode: Literal["hybrid", "dense"] = Field(
         "hybrid",
         description="How passages are searched where a request does not say: by vectors and words, or vectors.",
     )
+    parents: bool = Field(False, description="Whether parents are read, where a request does not say; the same below.")
+    expansions: int = Field(0, ge=0, le=5, description="Reformulations of a question that are searched for beside it.")
+    hyde: bool = Field(False, description="Whether an invented answer is searched for beside the question (HyDE).")
+    parents_seconds: float = Field(
+        2,
+        gt=0,
+        description="After so long, or half of what is left of the call's time, it goes on without; the same below.",
+    )
+    expand_seconds: float = Field(5, gt=0)
+    hyde_seconds: float = Field(5, gt=0)
     abandoned_after_seconds: float = Field(
         120, gt=0, description="A writer of which nothing came for so long is dead, and what it wrote is cleared up."
     )
@@ -32,3 +51,10 @@ class Settings(ServiceSettings):
         description="Below it the reply says that no passage answers: the most relevant sentence's relevance, and the share of "
         "the question's words that are in its passage, 10 to 3.",
     )
+
+    @field_validator("passage_overlap_tokens")
+    @classmethod
+    def _overlap(cls, value: int, info: ValidationInfo) -> int:
+        if value >= info.data.get("passage_tokens", 512) / 2:
+            raise ValueError("must be less than half of GENMESH_PASSAGE_TOKENS")
+        return value

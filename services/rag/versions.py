@@ -53,7 +53,11 @@ class Row:
     @property
     def head(self) -> str:
         """The id of its version's position 0."""
-        return f"{self.document}#{self.revision}#0"
+        return passage_id(self.document, self.revision, 0)
+
+
+def passage_id(document: str, revision: int, position: int) -> str:
+    return f"{document}#{revision}#{position}"
 
 
 def row_of(entity: Entity) -> Row | None:
@@ -62,7 +66,7 @@ def row_of(entity: Entity) -> Row | None:
     document, revision = get("_document", NOTHING).string_value, int(get("_revision", NOTHING).number_value)
     position = get("_position")
     row = Row(entity.id, document, revision, -1 if position is None else int(position.number_value))
-    made = f"{INTENT}{document}#{revision}" if position is None else f"{document}#{revision}#{row.position}"
+    made = f"{INTENT}{document}#{revision}" if position is None else passage_id(document, revision, row.position)
     return row if entity.id == made else None
 
 

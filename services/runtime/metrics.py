@@ -25,7 +25,7 @@ TEXT_STREAMS = ("StreamChat", "StreamGenerate", "StreamAnswer")
 ENDS = ("completed", "cancelled", "deadline", "error")
 REFUSALS = ("OVERLOADED", "DEADLINE_ALREADY_PASSED")
 OPERATIONS = ("alter", "create", "delete", "describe", "drop", "flush", "list", "query", "search", "upsert")
-STAGES = ("embed", "search", "rerank", "fit", "generate", "check")
+STAGES = ("expand", "hyde", "embed", "search", "rerank", "parents", "fit", "check", "generate")
 GROUNDINGS = ("supported", "quotation", "no_answer")
 # The most tenants with series of their own; those that come later share the label "other".
 MOST_TENANTS = 100
@@ -240,6 +240,10 @@ class Diffusion(Family):
 class Rag(Family):
     services = ("rag",)
     stage = histogram("stage_duration_seconds", "Stages of an answer.", buckets.DURATION_SECONDS, stage=STAGES)
+    optional = counter(
+        "optional_stages", "Stages that an answer can do without, by how they ended.",
+        stage=("expand", "hyde", "parents"), outcome=("ok", "timeout", "failed"),
+    )  # fmt: skip
     answers = counter("answers", "Answers, by how they came about.", grounding=GROUNDINGS)
     citations = counter("citations", "Citations sent with answers, each checked against its passage.")
     rejected = counter("rejected_sentences", "Generated sentences that their passage did not support.")

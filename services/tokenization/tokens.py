@@ -78,6 +78,11 @@ def starts_word(text: str, at: int) -> bool:
     return text[at].isspace() or at == 0 or text[at - 1].isspace()
 
 
+def after_space(text: str, at: int) -> int:
+    """The first place from ``at`` on that is no white space."""
+    return next((i for i in range(at, len(text)) if not text[i].isspace()), len(text))
+
+
 def starts_character(text: str, spans: Sequence[tuple[int, int]], index: int) -> bool:
     """Whether a token begins a character: not a further byte of one, nor what belongs to the one before, as an accent."""
     at = spans[index][0]
@@ -121,7 +126,8 @@ def _last(
 
 
 def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
-    """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before.
+    """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before, whole sentences where one
+    fits.
 
     Leading and trailing white space is no part of a window. Every other character is in some window, also one that the
     tokenizer leaves out, as an accent. A window that is cut from its surroundings may have other tokens than there; its own
@@ -159,8 +165,9 @@ def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
                 chunks.append(Chunk(piece, start, end, tokens, start not in starts, end not in ends))
             if last == len(spans):
                 return chunks
-            repeated = range(max(last - overlap, first + 1), last)
-            first = next((i for i in repeated if starts_character(text, spans, i)), last)
+            repeated = [i for i in range(max(last - overlap, first + 1), last) if starts_character(text, spans, i)]
+            whole = (i for i in repeated if after_space(text, begins[i]) in starts)
+            first = next(whole, next(iter(repeated), last))
         following = begins[first]
         size = PART_CHARACTERS if following > at else 2 * size
         at = following

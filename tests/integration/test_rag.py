@@ -133,6 +133,72 @@ def test_passages_are_searched_by_vectors_and_words(client: Client, library: str
     assert failure.value.field_violations[0].field == "search_mode"
 
 
+def test_parents_are_read_as_they_stand_in_the_document(client: Client, collection: str) -> None:
+    section = " ".join(f"Sluice number {i} of the Hollin canal is kept by warden {i * 7}." for i in range(1, 40))
+    text = f"# Canal\n\n{section}\n\n## Boats\n\nBoats pass at noon.\n"
+    (result,) = ingest(client, collection, {"id": "canal.md", "text": text})
+    count = client.vector_search.GetCollection({"collection": collection}).collection.entity_count
+    assert count == result.ingested.passage_count  # a parent is no entity of its own
+    question = {"collection": collection, "question": "Who keeps sluice number 23 of the canal?", "top_k": 3}
+    alone = client.rag.Retrieve(question)
+    parents = client.rag.Retrieve({**question, "parents": True})
+    assert "parents" not in [one.stage for one in alone.timings.stages]
+    assert [one.stage for one in parents.timings.stages] == ["embed", "search", "rerank", "parents"]
+    best = parents.passages[0]
+    assert best.id == alone.passages[0].id == best.found_ids[0]
+    assert best.parent_id == alone.passages[0].parent_id
+    assert alone.passages[0].text in best.text
+    assert best.text in section
+    assert len(best.text) > 2 * len(alone.passages[0].text)
+    ids = [name for one in parents.passages for name in one.found_ids]
+    assert len(ids) == len(set(ids)) > len({one.parent_id for one in parents.passages if one.parent_id}) > 1
+    (boats,) = [
+        one
+        for one in client.rag.Retrieve({**question, "parents": True, "top_k": 9}).passages
+        if one.headings[-1] == "Boats"
+    ]
+    assert (boats.text, boats.parent_id) == ("Boats pass at noon.", "")
+    answer = client.rag.Answer({**question, "parents": True})
+    assert "161" in answer.text
+    assert answer.citations[0].quote in next(p.text for p in answer.passages if p.number == answer.citations[0].number)
+    assert answer.citations[0].quote in text
+
+
+def test_the_generator_may_write_what_is_searched_for(client: Client, library: str) -> None:
+    question = {"collection": library, "question": "Who built the observatory?", "expansions": 2, "hyde": True}
+    events = list(client.rag.StreamAnswer(question))
+    stages = ["expand", "hyde", "embed", "search", "rerank", "fit", "generate"]
+    assert [e.stage.stage for e in events if e.HasField("stage")] == stages
+    queries = [e.query for e in events if e.HasField("query")]
+    assert [query.stage for query in queries] == ["expand", "hyde"]
+    assert all(bool(query.texts) != bool(query.skipped_reason) for query in queries)
+    assert all(query.usage.input_tokens > 0 for query in queries)
+    summary = events[-1].summary
+    assert [t.stage for t in summary.timings.stages] == [*stages[:-1], "check", "generate"]
+    assert summary.usage.input_tokens > sum(query.usage.input_tokens for query in queries)
+    answer = client.rag.Answer(question)
+    assert "Ines Farrow" in answer.text
+    assert [query.stage for query in answer.queries] == ["expand", "hyde"]
+    found = client.rag.Retrieve({**question, "hyde": False})
+    assert [query.stage for query in found.queries] == ["expand"]
+    assert found.passages[0].document_id == "observatory.md"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({"expansions": 6}, "expansions"), ({"expansions": -1}, "expansions"),
+     ({"hyde": True, "search_mode": "SEARCH_MODE_BM25"}, "hyde")],
+)  # fmt: skip
+def test_what_a_search_cannot_do_is_refused(client: Client, library: str, fields: dict, field: str) -> None:
+    for call in (client.rag.Retrieve, client.rag.Answer):
+        with pytest.raises(InvalidArgument) as failure:
+            call({"collection": library, "question": "x", **fields})
+        assert failure.value.field_violations[0].field == field
+    with pytest.raises(NotFound) as missing:
+        client.rag.Retrieve({"collection": library, "question": "x", "expansions": 1, "model": "nobody"})
+    assert missing.value.reason == "MODEL_NOT_FOUND"
+
+
 def test_a_collection_parts_words_as_it_was_made(client: Client, collection: str) -> None:
     message = {"collection": collection, "analyzer": "german", "document": {"id": "a", "text": "Die Häuser am Fluss."}}
     assert [e.WhichOneof("event") for e in client.rag.Ingest(iter([message]))][-1] == "ingested"

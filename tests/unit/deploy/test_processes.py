@@ -88,6 +88,17 @@ def test_supervisord_reads_each_program_with_its_command_and_environment(layout:
         assert program.environment.items() <= (found[name].environment or {}).items()
 
 
+def test_who_starts_a_cluster_may_set_what_services_read(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PARENTS": "true", "LOG_LEVEL": "DEBUG", "PORT": "1", "API_KEY": "gm_x", "TARGET": "y"}.items():
+        monkeypatch.setenv(f"GENMESH_{name}", value)
+    found = {p.name: p.environment for p in programs(layout, PORTS)}
+    assert found["rag"]["GENMESH_PARENTS"] == "true"
+    assert [name for name in SERVICES if "GENMESH_PARENTS" in found[name]] == ["rag"]
+    assert {found[name]["GENMESH_LOG_LEVEL"] for name in SERVICES} == {"DEBUG"}
+    assert found["rag"]["GENMESH_PORT"] == str(PORTS["rag"])
+    assert not any(name in found[one] for one in found for name in ("GENMESH_API_KEY", "GENMESH_TARGET"))
+
+
 def test_every_service_runs_its_module_with_one_secret(layout: Layout) -> None:
     found = {p.name: p for p in programs(layout, PORTS)}
     assert [found[name].command[1:] for name in SERVICES] == [["-m", f"services.{name}"] for name in SERVICES]

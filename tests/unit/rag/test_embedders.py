@@ -10,14 +10,15 @@ from prometheus_client import CollectorRegistry
 
 from services.rag.embedders import Embedders, context_of, embedded_text, name_of, text_of
 from services.rag.ingest import Ingester
-from services.rag.retrieval import Retriever
+from services.rag.retrieval import Query, Retriever
 from services.rag.versions import Cleaner
 from services.runtime.errors import FailedPrecondition, GenmeshError, NotFound
 from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
+from tests.unit.rag.test_retrieval import settings
 from tests.unit.runtime.test_errors import failure_of
 
-CONTEXT = SimpleNamespace(time_remaining=lambda: 30.0)
+CONTEXT, SETTINGS = SimpleNamespace(time_remaining=lambda: 30.0), settings()
 
 
 class Services:
@@ -68,8 +69,8 @@ class Services:
 
 async def ask(retriever: Retriever) -> list[str]:
     watch = Stopwatch()
-    query = await retriever.embed("why?", "", vector_search_pb2.SEARCH_MODE_UNSPECIFIED, CONTEXT, watch)
-    return [p.text for p in await retriever.search(query, "", "", 3, CONTEXT, watch)]
+    query = await retriever.embed(Query(["why?"], vector_search_pb2.SEARCH_MODE_UNSPECIFIED), "", CONTEXT, watch)
+    return [one.passage.text for one in await retriever.search(query, "", "", 3, CONTEXT, watch)]
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +82,8 @@ def made(services: Services) -> tuple[Retriever, Ingester]:
     metrics, embedders = Rag("rag", CollectorRegistry()), Embedders()
     cleaner = Cleaner("here", 60)
     return (
-        Retriever(services, metrics, 10, embedders),  # type: ignore[arg-type]
-        Ingester(services, metrics, 100, cleaner, embedders),  # type: ignore[arg-type]
+        Retriever(services, metrics, SETTINGS, embedders),  # type: ignore[arg-type]
+        Ingester(services, metrics, SETTINGS, cleaner, embedders),  # type: ignore[arg-type]
     )
 
 

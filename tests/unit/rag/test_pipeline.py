@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.rag import prompt
 from services.rag.grounding import Source, parse_generated, quote, quoted
-from services.rag.pipeline import Checked, complete, distinct, read
+from services.rag.pipeline import Checked, complete, read
 
 LOGS = Source(1, "Audit logs are kept for seven years.", 0.7)
 BACKUPS = Source(2, "Backups may be kept for a month.", 0.68)
@@ -121,8 +121,3 @@ def test_however_the_text_is_cut_the_same_sentences_come_out(sizes: list[int]) -
         found += parse_generated(ready)
     assert found + parse_generated(pending) == parse_generated(text)
     assert len(parse_generated(text)) == 3
-
-
-def test_of_passages_with_the_same_text_the_first_stays() -> None:
-    texts = ["a b", "c", "a  b\n", "A b", "c"]
-    assert [p.id for p in distinct([pb.Passage(id=str(i), text=t) for i, t in enumerate(texts)])] == ["0", "1", "3"]

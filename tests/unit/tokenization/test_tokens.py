@@ -120,6 +120,16 @@ def test_what_has_no_token_is_kept_in_any_text(bare: Card, text: str, most: int,
     assert_sound(bare, text, most, data.draw(st.integers(0, (most - 1) // 2)))
 
 
+def test_chunks_repeat_whole_sentences_where_one_fits(card: Card) -> None:
+    text = " ".join(f"Lamp {i} is lit." for i in range(30))
+    found = assert_sound(card, text, 60, 25)
+    assert len(found) > 3
+    for a, b in pairwise(found):
+        assert (a.cut_after, b.cut_before) == (False, False)
+        assert b.start < a.end
+    assert any(b.cut_before for b in assert_sound(card, "Words go on and on without any stop " * 9, 24, 11))
+
+
 @pytest.mark.parametrize("text", ["आज मौसम अच्छा है। हम पार्क चलें?", "漢字かな" * 9, "👩‍👩‍👧‍👦 " * 5])
 def test_each_chunk_says_something_new(card: Card, text: str) -> None:
     pieces = assert_sound(card, text, 8, 3)

@@ -153,6 +153,22 @@ class SearchBy(enum.Enum):
 
 
 Mode = Annotated[SearchBy, typer.Option(help="How passages are searched: by vectors (dense), words (bm25) or both.")]
+# Where these are left out the server decides.
+Parents = Annotated[bool | None, typer.Option(help="Read what stands around the passages, too.")]
+Expand = Annotated[
+    int | None, typer.Option(min=0, max=5, help="Search for so many reformulations of the question, too.")
+]
+Hyde = Annotated[bool | None, typer.Option(help="Search for an invented answer, too.")]
+
+
+def _wanted(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _written(query: rag_pb2.GeneratedQuery) -> None:
+    """What the generator made of a question."""
+    for text in query.texts or [f"nothing ({query.skipped_reason})"]:
+        err.print(f"[dim]{query.stage}: {escape(text)}[/dim]")
 
 
 @app.command()
@@ -164,6 +180,9 @@ def ask(
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the answer may rest on at most.")] = 0,
     filter: Annotated[str, typer.Option(help='A filter, such as: source = "handbook"')] = "",
     mode: Mode = SearchBy.DEFAULT,
+    parents: Parents = None,
+    expand: Expand = None,
+    hyde: Hyde = None,
     timeout: Timeout = 120,
     as_json: Json = False,
 ) -> None:
@@ -174,6 +193,7 @@ def ask(
         "top_k": top_k,
         "filter": filter,
         "search_mode": mode.wire,
+        **_wanted(parents=parents, expansions=expand, hyde=hyde),
     }
     with _client() as client:
         begun, first = time.monotonic(), 0.0
@@ -190,6 +210,8 @@ def ask(
                     first = first or time.monotonic() - begun
                     _say(event.text.text)
                     answer += event.text.text
+                elif kind == "query":
+                    _written(event.query)
                 elif kind == "passages":
                     passages = {p.number: p for p in event.passages.passages}
                 elif kind == "citation":
@@ -471,6 +493,9 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k")] = 0,
     filter: Annotated[str, typer.Option(help="A filter.")] = "",
     mode: Mode = SearchBy.DEFAULT,
+    parents: Parents = None,
+    expand: Expand = None,
+    hyde: Hyde = None,
     timeout: Timeout = 60,
     as_json: Json = False,
 ) -> None:
@@ -481,12 +506,15 @@ def search(
         "top_k": top_k,
         "filter": filter,
         "search_mode": mode.wire,
+        **_wanted(parents=parents, expansions=expand, hyde=hyde),
     }
     with _client() as client:
         response = client.rag.Retrieve(request, timeout=timeout)
     if as_json:
         _print_json(response)
         return
+    for query in response.queries:
+        _written(query)
     for passage in response.passages:
         place = " > ".join([passage.document_id, *passage.headings])
         out.print(f"[bold]\\[{passage.number}][/bold] {escape(place)} [dim]{passage.score:.3f}[/dim]")
