@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 from genmesh import Client
+from genmesh.evaluation import has
 from genmesh.v1 import rag_pb2 as pb
 
 from loadtest.squad import paragraphs
@@ -46,12 +46,6 @@ class Given:
     citations: list[pb.Citation]
     first: str  # the document of the best passage
     ttft: float
-
-
-def normalized(text: str) -> str:
-    """As SQuAD's own evaluation compares: lower case, without articles and punctuation."""
-    words = re.sub(r"[^\w\s]", "", text.lower()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
 def ask(client: Client, asked: Asked) -> Given:
@@ -84,10 +78,6 @@ def figures(given: list[Given]) -> dict[str, float]:
     def share(found: list[bool]) -> float:
         return round(100 * sum(found) / max(1, len(found)), 1)
 
-    def has(one: Given, text: str) -> bool:
-        said = f" {normalized(text)} "
-        return any(f" {normalized(gold)} " in said for gold in one.asked.gold)
-
     def none(one: Given) -> bool:
         return one.grounding == pb.GROUNDING_NO_ANSWER
 
@@ -103,9 +93,9 @@ def figures(given: list[Given]) -> dict[str, float]:
         "right document cited, of the answers": share(
             [any(c.document_id == one.asked.document for c in one.citations) for one in there if not none(one)]
         ),
-        "gold answer in the reply": share([has(one, one.text) for one in there]),
+        "gold answer in the reply": share([has(one.text, one.asked.gold) for one in there]),
         "gold answer in the reply or the sentences that it cites": share(
-            [has(one, " ".join([one.text, *(c.quote for c in one.citations)])) for one in there]
+            [has(" ".join([one.text, *(c.quote for c in one.citations)]), one.asked.gold) for one in there]
         ),
         "reply in the model's own words": share([one.grounding == pb.GROUNDING_SUPPORTED for one in there]),
         "wrongly abstained": share([none(one) for one in there]),

@@ -23,11 +23,11 @@ from statistics import fmean, median
 from typing import Any
 
 from genmesh import Client
+from genmesh.evaluation import PASSAGES, ndcg, recall
 
 from loadtest.squad import paragraphs
-from model_repository.ranking import ndcg_at_10
 
-COLLECTION, PASSAGES = "loadtest-retrieval", 24
+COLLECTION = "loadtest-retrieval"
 # How each row of the table asks.
 ASKED: dict[str, dict[str, Any]] = {
     "vectors": {"search_mode": "SEARCH_MODE_DENSE", "skip_rerank": True},
@@ -68,17 +68,6 @@ def squad(path: Path) -> Known:
         documents.append({"id": name, "title": paragraph["title"], "text": paragraph["context"]})
         questions += [(one["question"], {name: 1.0}) for one in paragraph["qas"]]
     return Known(path.stem, documents, questions)
-
-
-def ndcg(order: list[str], grades: dict[str, float]) -> float:
-    first = [*order, *[""] * 10][:10]  # what was not found has no place among the first ten
-    found = [*(grades.get(one, 0.0) for one in first), *(grade for one, grade in grades.items() if one not in first)]
-    return ndcg_at_10(range(len(found), 0, -1), [2**grade - 1 for grade in found])
-
-
-def recall(order: list[str], grades: dict[str, float], most: int) -> float:
-    relevant = {one for one, grade in grades.items() if grade > 0}
-    return len(relevant & set(order[:most])) / len(relevant)
 
 
 def ingest(client: Client, known: Known) -> float:

@@ -31,8 +31,8 @@ MOST_CHARACTERS = 400
 # What stands before a line of a list.
 BULLET = re.compile(r"\s*(?:[-*•–]|\(?\d{1,2}[.):])\s+")
 ABSTENTION = tokens(prompt.NO_ANSWER)
-# The caller's own faults, which end the call.
-FATAL = ("NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED")
+# What ends the call, too; and what does where the caller named the model.
+FATAL, NAMED = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED")), frozenset(("NOT_FOUND",))
 
 
 @dataclass
@@ -54,13 +54,13 @@ class Stage:
         return onward(self.context) | {"timeout": seconds if remaining is None else min(seconds, remaining / 2)}
 
     @contextmanager
-    def run(self, name: str) -> Iterator[Outcome]:
+    def run(self, name: str, fatal: frozenset[str] = FATAL) -> Iterator[Outcome]:
         outcome = Outcome()
         try:
             with tracing.span(f"rag {name}"):
                 yield outcome
         except GenmeshError as failure:
-            if failure.code.name in FATAL:
+            if failure.code.name in fatal:
                 raise
             outcome.skipped = TIME_LIMIT if failure.code is DeadlineExceeded.code else failure.reason
         self.metrics.stage.labels(name).observe(self.watch.stage(name))
@@ -90,10 +90,11 @@ class Writer:
             model=model, messages=messages, sampling=generation_pb2.SamplingParameters(max_tokens=TOKENS[name])
         )
         query = pb.GeneratedQuery(stage=name)
-        with stage.run(name) as outcome:
+        with stage.run(name, FATAL | NAMED if model else FATAL) as outcome:
             with calling("generation", "Chat"):
                 answer = await self.upstream.generation.Chat(chat, **stage.arguments(self.seconds[name]))
             query.usage.CopyFrom(answer.usage)
+            tracing.current().set_attributes(tracing.usage(answer.usage.input_tokens, answer.usage.output_tokens))
             text = answer.message.content
             query.texts.extend(lines(text, question, count) if name == "expand" else invented(text))
             outcome.skipped = "" if query.texts else NOTHING_WRITTEN

@@ -19,7 +19,7 @@ from services.rag.documents import Section
 
 NOTHING = Value()
 CUT_BEFORE, CUT_AFTER = "… ", " …"
-MOST_SPACE = 8
+MOST_SPACE, MOST_PASSAGES = 8, 256
 BETWEEN_SECTIONS = "\n"  # under the same headings: a table, and what stands around it
 
 
@@ -60,24 +60,26 @@ def pieces(section: Section, chunks: Sequence[tuple[int, tokenization_pb2.TextCh
 
 def families(found: Sequence[Piece], most: int) -> list[tuple[int, int]]:
     """For each passage the first and last position of its parent. Parents under the same headings are about equally long, and
-    of ``most`` tokens or less, unless one passage has more."""
+    of ``most`` tokens and MOST_PASSAGES or less, unless one passage has more."""
     parents: list[tuple[int, int]] = []
     for _, group in groupby(found, key=lambda piece: piece.section.headings):
         counts = [piece.chunk.token_count for piece in group]
         fair = sum(counts) / max(1, ceil(sum(counts) / most)) or most
         size = tokens = 0
         for count in [*counts, most + 1]:  # the last one closes the parent before it
-            if size and (tokens + count > most or tokens >= fair):
+            if size and (tokens + count > most or tokens >= fair or size == MOST_PASSAGES):
                 parents += [(len(parents), len(parents) + size - 1)] * size
                 size = tokens = 0
             size, tokens = size + 1, tokens + count
     return parents
 
 
-def parent_of(metadata: Mapping[str, Value]) -> tuple[int, int] | None:
-    """The parent that a stored passage's metadata names."""
-    values = [one.number_value for one in metadata.get("_parent", NOTHING).list_value.values]
-    return (int(values[0]), int(values[1])) if len(values) == 2 else None
+def parent_of(metadata: Mapping[str, Value], position: int) -> tuple[int, int] | None:
+    """The parent that a stored passage's metadata names; None where Ingest cannot have written it: Upsert takes anything."""
+    values = [int(one.number_value) for one in metadata.get("_parent", NOTHING).list_value.values]
+    if len(values) != 2 or not 0 <= values[0] <= position <= values[1] < values[0] + MOST_PASSAGES:
+        return None
+    return values[0], values[1]
 
 
 def joined(passages: Sequence[vector_search_pb2.Entity]) -> str:

@@ -33,8 +33,8 @@ SEARCHES, MOST_HITS = 4, 1000
 # reranker; and what is added to both, of the scores of others of the same parent, and of likeness to the first three.
 DENSE, SEARCHED, SIBLINGS, FEEDBACK = 0.7, 0.7, 0.1, 0.2
 FIRST = 3
-# Reciprocal rank fusion of a question's wordings (Cormack et al. 2009), and the reformulations' weight together.
-RANK_CONSTANT, REFORMULATED = 60, 0.5
+# The weight of all reformulations of a question together, beside the question's own wording.
+REFORMULATED = 1 / 3
 FUSION = vector_search_pb2.Fusion(weighted=vector_search_pb2.WeightedFusion(dense=DENSE, bm25=1 - DENSE))
 # Of a collection, and of a vector search of before there was BM25, as while one release takes another's place.
 WITHOUT_WORDS = ("BM25_NOT_AVAILABLE", "SEARCH_MODE_NOT_AVAILABLE")
@@ -59,7 +59,7 @@ class Found:
 def from_hit(hit: vector_search_pb2.SearchHit) -> Found:
     """A stored entity as a passage; names that begin with '_' are ours, the rest is the document's metadata."""
     ours, row = hit.entity.metadata.fields, row_of(hit.entity)
-    parent = parent_of(ours) if row is not None else None
+    parent = parent_of(ours, row.position) if row is not None else None
     passage = pb.Passage(
         id=hit.entity.id, document_id=ours.get("_document", NOTHING).string_value,
         title=ours.get("_title", NOTHING).string_value,
@@ -141,19 +141,19 @@ def siblings(parents: Sequence[str], scores: np.ndarray) -> np.ndarray:
 
 
 def fused(results: Sequence[Sequence[vector_search_pb2.SearchHit]]) -> list[vector_search_pb2.SearchHit]:
-    """The hits of a question's wordings as one list, best first; of one wording as they are."""
-    if len(results) == 1:
-        return list(results[0])
-    weights = [1.0, *[REFORMULATED / (len(results) - 1)] * (len(results) - 1)]
-    hits: dict[str, vector_search_pb2.SearchHit] = {}
-    scores: dict[str, float] = {}
-    for weight, result in zip(weights, results, strict=True):
-        for rank, hit in enumerate(result, 1):
-            hits.setdefault(hit.entity.id, hit)
-            scores[hit.entity.id] = scores.get(hit.entity.id, 0.0) + weight / (RANK_CONSTANT + rank)
-    for name, score in scores.items():
-        hits[name].score = score
-    return sorted(hits.values(), key=lambda hit: -hit.score)
+    """The hits of a question's wordings as one list, best first, with the weighted mean of their scores; a wording that did not
+    find a hit counts with the score of its last one. The hits of one wording stay as they are."""
+    own, *others = results
+    if not others:
+        return list(own)
+    weights = [1 - REFORMULATED, *[REFORMULATED / len(others)] * len(others)]
+    hits = {hit.entity.id: hit for result in reversed(results) for hit in result}
+    distances = any(result[0].score < result[-1].score for result in results if result)
+    last = [result[-1].score if result else 0.0 for result in results]
+    scores = [{hit.entity.id: hit.score for hit in result} for result in results]
+    for name, hit in hits.items():
+        hit.score = sum(w * found.get(name, low) for w, found, low in zip(weights, scores, last, strict=True))
+    return sorted(hits.values(), key=lambda hit: hit.score if distances else -hit.score)
 
 
 def distinct(passages: Sequence[Found]) -> list[Found]:

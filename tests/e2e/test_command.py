@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,32 @@ def test_search_embed_tokens_models_status(run, ingested) -> None:
     assert "hello" in run("tokens", "hello world", "--model", "embedder")
     assert "openvino-genai" in run("models")
     assert run("status").count("SERVING") == 7
+
+
+def test_eval_tells_how_well_questions_are_answered(run, ingested) -> None:
+    lines = [
+        {"question": "When does the ferry to Osk leave?", "relevant": ["harbour.md"], "answers": ["06:15"]},
+        {"question": "How much does the anchor weigh?", "relevant": {"gear.txt": 2}, "answers": ["80 kilograms"]},
+        {"question": "Who painted the ceiling?"},
+    ]
+    (run.folder / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    printed = run("eval", "port", "questions.jsonl", "--clients", "2", "--details", "details.jsonl")
+    assert re.search(r"nDCG@10 of the documents +1\.000", printed)
+    assert re.search(r"not answerable: abstained +100\.0%", printed)
+    found = json.loads(run("eval", "port", "questions.jsonl", "--json"))
+    assert (found["questions"], found["answerable"], found["recall_at_4"], found["relevant_cited"]) == (3, 2, 1, 1)
+    assert found["gold_in_answer"] == 1
+    details = [json.loads(line) for line in (run.folder / "details.jsonl").read_text().splitlines()]
+    assert [one["found"][0] for one in details[:2]] == ["harbour.md", "gear.txt"]
+    assert "06:15" in details[0]["answer"]
+    alone = json.loads(
+        run("eval", "port", "questions.jsonl", "--json", "--no-answers", "--mode", "bm25", "--filter", "x = 1")
+    )
+    assert (alone["recall_at_4"], "ttft_ms" in alone) == (0, False)
+    (run.folder / "questions.jsonl").write_text('{"question": "x"}\nnonsense')
+    assert "questions.jsonl: line 2" in run("eval", "port", "questions.jsonl", fails=True)
+    (run.folder / "questions.jsonl").write_text('{"question": "x"}')
+    assert "COLLECTION_NOT_FOUND" in run("eval", "nowhere", "questions.jsonl", fails=True)
 
 
 def test_image_writes_a_png(run) -> None:

@@ -96,6 +96,26 @@ def test_one_trace_shows_an_answers_stages_with_their_tokens(
     assert not any("Ada Brook" in str(span.attributes) or "lamp" in str(span.attributes) for span in found)
 
 
+def test_stages_that_are_asked_for_are_in_the_trace(client: Client, receiver: Receiver, collection: str) -> None:
+    document = {"id": "d", "text": "The lamp of the tower was lit by Ada Brook in 1911."}
+    list(client.rag.Ingest(iter([{"collection": collection, "document": document}])))
+    trace, metadata = receiver.trace_of_its_own()
+    question = {
+        "collection": collection,
+        "question": "Who lit the lamp?",
+        "expansions": 1,
+        "hyde": True,
+        "parents": True,
+    }
+    found = client.rag.Retrieve(question, metadata=metadata)
+    spans = spans_of(receiver, trace, lambda spans: any(span.name == "rag parents" for span in spans))
+    stages = {span.name: span for span in spans if span.name.startswith("rag ")}
+    assert set(stages) == {f"rag {stage}" for stage in ("expand", "hyde", "embed", "search", "rerank", "parents")}
+    for query in found.queries:
+        attributes = stages[f"rag {query.stage}"].attributes
+        assert attributes["gen_ai.usage.output_tokens"] == query.usage.output_tokens > 0
+
+
 def test_triton_continues_the_trace(client: Client, receiver: Receiver) -> None:
     wanted = {"InferRequest", "embeddings embedder"}
     # Triton exports every 5 s, and a span that it could not export is lost: another call may be needed.

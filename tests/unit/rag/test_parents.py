@@ -28,6 +28,7 @@ def piece(tokens: int, *headings: str) -> Piece:
         ([90] * 5, [(0, 2)] * 3 + [(3, 4)] * 2),  # not four and one
         ([10, 500, 10], [(0, 0), (1, 1), (2, 2)]),
         ([0, 0], [(0, 1), (0, 1)]),
+        ([1] * 300, [(0, 255)] * 256 + [(256, 299)] * 44),
     ],
 )
 def test_parents_are_about_equally_long(counts: list[int], parents: list[tuple[int, int]]) -> None:
@@ -116,7 +117,16 @@ def test_little_is_stored_and_nothing_of_a_passage_that_is_its_own_parent() -> N
     first, second = stored(cut)
     assert list(first.metadata.fields) == ["_parent"]
     assert sorted(second.metadata.fields) == ["_parent", "_space"]
-    assert parent_of(second.metadata.fields) == (0, 1)
-    assert parent_of(Entity().metadata.fields) is None
+    assert parent_of(second.metadata.fields, 1) == (0, 1)
+    assert parent_of(Entity().metadata.fields, 0) is None
     assert joined([first, second]) == "One.        Two."
     assert all(a.section is b.section for a, b in pairwise(cut))
+
+
+@pytest.mark.parametrize(
+    "forged", [[0, 10**9], [0, 256], [3, 9], [0, 1], [-1, 2], [2, 1], [2], ["0", "4"], "0-4", {"a": 1}]
+)
+def test_a_parent_that_ingest_cannot_have_written_is_none(forged: object) -> None:
+    entity = Entity()
+    entity.metadata.update({"_parent": forged})  # type: ignore[dict-item]
+    assert parent_of(entity.metadata.fields, 2) is None

@@ -216,15 +216,26 @@ def test_of_passages_with_the_same_text_the_first_stays() -> None:
     assert [one.passage.id for one in distinct([from_hit(hit) for hit in hits])] == ["0", "1", "3"]
 
 
-def test_a_question_in_its_own_words_counts_as_much_as_twice_the_others() -> None:
-    def hits(names: str) -> list[vectors.SearchHit]:
-        return [vectors.SearchHit(entity=vectors.Entity(id=name), score=0.5) for name in names]
+def hits(**scores: float) -> list[vectors.SearchHit]:
+    return [vectors.SearchHit(entity=vectors.Entity(id=name), score=score) for name, score in scores.items()]
 
-    assert [(hit.entity.id, hit.score) for hit in fused([hits("ab")])] == [("a", 0.5), ("b", 0.5)]
-    found = fused([hits("abc"), hits("dca"), hits("dcb")])
-    assert [hit.entity.id for hit in found] == ["c", "a", "b", "d"]
-    assert found[0].score == pytest.approx(1 / 63 + 0.25 / 62 + 0.25 / 62)
-    assert found[3].score == pytest.approx(0.5 / 61)
+
+def test_a_question_in_its_own_words_counts_as_much_as_twice_the_others() -> None:
+    def scores(*results: list[vectors.SearchHit]) -> dict[str, float]:
+        return {hit.entity.id: pytest.approx(hit.score, abs=1e-6) for hit in fused(results)}
+
+    assert scores(hits(a=0.5, b=0.5)) == {"a": 0.5, "b": 0.5}
+    found = scores(hits(a=0.9, b=0.6), hits(c=1.0, b=0.9, a=0.6), hits(c=1.0, d=0.3))
+    assert found == {
+        "a": 0.6 + 0.1 + 0.3 / 6,
+        "b": 0.4 + 0.15 + 0.3 / 6,
+        "c": 0.4 + 1 / 6 + 1 / 6,  # the question did not find it: as its last hit
+        "d": 0.4 + 0.1 + 0.3 / 6,
+    }
+    assert list(found) == ["a", "c", "b", "d"]
+    assert list(scores(hits(a=0.1, b=4.0), hits(c=0.2, b=0.3))) == ["a", "c", "b"]  # distances
+    assert scores(hits(a=0.9), []) == {"a": 0.6}
+    assert scores([], []) == {}
 
 
 def test_a_mean_is_as_long_as_the_first() -> None:
@@ -247,7 +258,7 @@ async def test_reformulations_are_searched_for_beside_the_question() -> None:
     (search,) = services.searches
     assert search.texts == ["why?", "How so?", "For what?"]  # what cannot be embedded is left out
     assert [list(one.values) for one in search.vectors] == [[1, 0], [0, 2], [0, 2]]
-    assert passages[0].search_score == pytest.approx(1.5 / 61)
+    assert passages[0].search_score == pytest.approx(0.9)
 
 
 async def test_an_invented_answer_moves_the_vector_and_not_the_words() -> None:
@@ -296,6 +307,8 @@ async def test_a_model_that_is_not_there_is_the_callers_fault() -> None:
     with pytest.raises(GenmeshError) as failure:
         await steps(made(services), pb.RetrieveRequest(question="why?", hyde=True, model="x"))
     assert failure.value.reason == "MODEL_NOT_FOUND"
+    *_, query, _, _, _, found = await steps(made(services), pb.RetrieveRequest(question="why?", hyde=True))
+    assert (query.skipped_reason, len(found)) == ("MODEL_NOT_FOUND", 1)  # none was named: there is just no generator
 
 
 async def test_passages_like_the_first_ones_go_before_others() -> None:

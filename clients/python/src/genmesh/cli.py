@@ -13,7 +13,9 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +29,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from genmesh import evaluation
 from genmesh._services import MESSAGE_LIMIT, SERVICES, check_timeout
 from genmesh.client import Client
 from genmesh.errors import FailedPrecondition, GenmeshError, InvalidArgument
@@ -57,6 +60,10 @@ def _writable(path: Path) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise typer.BadParameter(f"{path} cannot be written")
     return path
+
+
+def _maybe_writable(path: Path | None) -> Path | None:
+    return None if path is None else _writable(path)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]
@@ -519,6 +526,66 @@ def search(
         place = " > ".join([passage.document_id, *passage.headings])
         out.print(f"[bold]\\[{passage.number}][/bold] {escape(place)} [dim]{passage.score:.3f}[/dim]")
         out.print("    " + escape(passage.text.replace("\n", "\n    ")))
+
+
+@app.command("eval")
+def evaluate(
+    collection: Annotated[str, typer.Argument(help="The collection.")],
+    questions: Annotated[Path, typer.Argument(help="Questions, a JSON object a line.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that an answer may rest on at most.")] = 0,
+    filter: Annotated[str, typer.Option(help="A filter, where a question has none of its own.")] = "",
+    model: Annotated[str, typer.Option(help="The generating model.")] = "",
+    mode: Mode = SearchBy.DEFAULT,
+    parents: Parents = None,
+    expand: Expand = None,
+    hyde: Hyde = None,
+    answers: Annotated[bool, typer.Option(help="Ask for answers, too, not for passages alone.")] = True,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Questions at once.")] = 1,
+    details: Annotated[
+        Path | None,
+        typer.Option(help="A file for what came of each question, as JSON lines.", callback=_maybe_writable),
+    ] = None,
+    timeout: Timeout = 120,
+    as_json: Json = False,
+) -> None:
+    """Measure how well your own questions are answered: nDCG, recall, citations, abstention.
+
+    A line is {"question": "...", "relevant": ["handbook.md"], "answers": ["seven years"]}. "relevant" has the ids of the documents
+    that answer it, or their grades ({"handbook.md": 2, "faq.md": 1}); without any the right reply is that nothing answers.
+    "answers" (optional) has gold answers, "filter" (optional) a filter.
+    """
+    try:
+        asked = evaluation.read(_contents(questions, DOCUMENT_BYTES).decode("utf-8-sig"))
+    except ValueError as failure:
+        raise typer.BadParameter(f"{questions}: {failure}") from None
+    wanted = {
+        "collection": collection, "search_mode": mode.wire, "model": model, "filter": filter,
+        **_wanted(parents=parents, expansions=expand, hyde=hyde),
+    }  # fmt: skip
+    given: list[evaluation.Given] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+        task = progress.add_task("questions", total=len(asked))
+        with ThreadPoolExecutor(clients) as pool:
+            ask = partial(evaluation.ask, client, answers=answers, timeout=timeout, top_k=top_k)
+            tasks = [pool.submit(ask, one, wanted) for one in asked]
+            try:
+                for done in tasks:
+                    given.append(done.result())
+                    progress.advance(task)
+            finally:
+                pool.shutdown(cancel_futures=True)
+    if details is not None:
+        with _named(details):
+            details.write_text("".join(json.dumps(one.details(), ensure_ascii=False) + "\n" for one in given), "utf-8")
+    figures = evaluation.figures(given, answers=answers)
+    if as_json:
+        print(json.dumps(figures))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in figures.items():
+        table.add_row(evaluation.NAMES[name], evaluation.shown(name, value))
+    out.print(table)
 
 
 @app.command()
