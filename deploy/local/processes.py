@@ -82,8 +82,8 @@ def service_environment(name: str, layout: Layout, ports: Ports, secret: str) ->
     return {f"GENMESH_{key.upper()}": str(value) for key, value in settings.items()}
 
 
-def wished(name: str) -> dict[str, str]:
-    """The settings of one service that the caller's environment has, as in ``GENMESH_HYDE=true make up``."""
+def caller_settings(name: str) -> dict[str, str]:
+    """The settings of a service in the caller's environment, as in ``GENMESH_HYDE=true make up``."""
     known = importlib.import_module(f"services.{name}.settings").Settings.model_fields
     return {key: os.environ[key] for field in known if (key := f"GENMESH_{field.upper()}") in os.environ}
 
@@ -104,14 +104,12 @@ def programs(layout: Layout, ports: Ports) -> list[Program]:
                 priority=3, stop_seconds=40),
     ]  # fmt: skip
     for name in SERVICES:
-        environment = (
-            wished(name)
-            | service_environment(name, layout, ports, secret)
-            | {
-                "PYTHONUNBUFFERED": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
-        )
+        environment = {
+            **caller_settings(name),
+            **service_environment(name, layout, ports, secret),
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         found.append(Program(name, [sys.executable, "-m", f"services.{name}"], environment))
     found.append(
         Program("redis_exporter", ["prometheus-redis-exporter", f"--redis.addr=redis://{HOST}:{ports['redis']}",

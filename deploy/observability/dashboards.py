@@ -129,7 +129,7 @@ DASHBOARDS: dict[str, tuple[str, tuple[Graph, ...]]] = {
             Graph("Stages, mean", "s",
                   (Curve(rate("genmesh_rag_stage_duration_seconds_sum", "stage") + " / "
                          + rate("genmesh_rag_stage_duration_seconds_count", "stage"), "{{stage}}"),)),
-            Graph("Stages that answers can do without", "reqps",
+            Graph("Optional stages", "reqps",
                   (Curve(rate("genmesh_rag_optional_stages_total", "stage, outcome"), "{{stage}} {{outcome}}"),)),
             Graph("Citations and rejected sentences", "short",
                   (Curve(rate("genmesh_rag_citations_total"), "citations a second"),

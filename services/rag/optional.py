@@ -1,12 +1,12 @@
-"""Stages that an answer can do without: what the generator makes of a question before it is searched for, and parents.
+"""Optional stages of a search: query expansion and HyDE, both written by the generator, and reading parents.
 
-Each has a time limit of its own. Where that passes, or the stage fails, the answer goes on without it and says so.
+Each stage has its own time limit. If it takes longer or fails, the search continues without it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,36 +25,37 @@ from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 TIME_LIMIT, NOTHING_WRITTEN = "TIME_LIMIT", "NOTHING_WRITTEN"
-# Of the text for a stage, and of one reformulation: longer ones are no questions.
-TOKENS = {"expand": 160, "hyde": 96}
+# The most tokens that the generator may write, by stage; and the most characters of one reformulation.
+MOST_TOKENS = {"expand": 160, "hyde": 96}
 MOST_CHARACTERS = 400
-# What stands before a line of a list.
+# The number or bullet before an item of a list.
 BULLET = re.compile(r"\s*(?:[-*•–]|\(?\d{1,2}[.):])\s+")
-ABSTENTION = tokens(prompt.NO_ANSWER)
-# What ends the call, too; and what does where the caller named the model.
-FATAL, NAMED = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED")), frozenset(("NOT_FOUND",))
+# Errors that end the whole call. If the caller named the model, "no such model" does, too.
+FATAL = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
+FATAL_IF_NAMED = FATAL | {"NOT_FOUND"}
 
 
 @dataclass
 class Outcome:
-    """Why a stage gave nothing; empty where it did not fail."""
+    """``skipped``: the reason why a stage produced nothing; empty if it succeeded."""
 
     skipped: str = ""
 
 
 class Stage:
-    """Runs such stages, for one call."""
+    """Runs the optional stages of one call."""
 
     def __init__(self, metrics: Rag, context: Any, watch: Stopwatch) -> None:
         self.metrics, self.context, self.watch = metrics, context, watch
 
     def arguments(self, seconds: float) -> dict[str, Any]:
-        """Of a call to another service that may take so long, and half of what is left of the call's own time."""
+        """Keyword arguments of a call to another service that may take ``seconds``, at most half of the remaining time."""
         remaining = self.context.time_remaining()
         return onward(self.context) | {"timeout": seconds if remaining is None else min(seconds, remaining / 2)}
 
     @contextmanager
     def run(self, name: str, fatal: frozenset[str] = FATAL) -> Iterator[Outcome]:
+        """Trace, time and count a stage. Errors are recorded in the outcome, except ``fatal`` ones."""
         outcome = Outcome()
         try:
             with tracing.span(f"rag {name}"):
@@ -69,7 +70,7 @@ class Stage:
 
 
 class Writer:
-    """What the generator makes of a question."""
+    """Lets the generator write what is searched for beside the question."""
 
     def __init__(self, upstream: Upstream, settings: Settings) -> None:
         self.upstream = upstream
@@ -77,45 +78,44 @@ class Writer:
 
     async def expand(self, stage: Stage, question: str, count: int, model: str) -> pb.GeneratedQuery:
         """At most ``count`` reformulations."""
-        return await self._written(stage, "expand", prompt.reformulations(question, count), model, question, count)
+        messages = prompt.reformulations(question, count)
+        return await self._write(stage, "expand", messages, model, lambda text: lines(text, question, count))
 
     async def hyde(self, stage: Stage, question: str, model: str) -> pb.GeneratedQuery:
-        """An answer that may be wrong, but is worded as answers are (Gao et al. 2022, https://arxiv.org/abs/2212.10496)."""
-        return await self._written(stage, "hyde", prompt.invention(question), model, question, 1)
+        """A hypothetical answer. It may be wrong, but has the words of one (Gao et al. 2022, https://arxiv.org/abs/2212.10496)."""
+        return await self._write(stage, "hyde", prompt.hypothetical_answer(question), model, hypothetical_answer)
 
-    async def _written(
-        self, stage: Stage, name: str, messages: list[common_pb2.ChatMessage], model: str, question: str, count: int
-    ) -> pb.GeneratedQuery:
-        chat = generation_pb2.ChatRequest(
-            model=model, messages=messages, sampling=generation_pb2.SamplingParameters(max_tokens=TOKENS[name])
-        )
+    async def _write(
+        self, stage: Stage, name: str, messages: list[common_pb2.ChatMessage], model: str,
+        parse: Callable[[str], list[str]],
+    ) -> pb.GeneratedQuery:  # fmt: skip
+        sampling = generation_pb2.SamplingParameters(max_tokens=MOST_TOKENS[name])
+        chat = generation_pb2.ChatRequest(model=model, messages=messages, sampling=sampling)
         query = pb.GeneratedQuery(stage=name)
-        with stage.run(name, FATAL | NAMED if model else FATAL) as outcome:
+        with stage.run(name, FATAL_IF_NAMED if model else FATAL) as outcome:
             with calling("generation", "Chat"):
                 answer = await self.upstream.generation.Chat(chat, **stage.arguments(self.seconds[name]))
             query.usage.CopyFrom(answer.usage)
             tracing.current().set_attributes(tracing.usage(answer.usage.input_tokens, answer.usage.output_tokens))
-            text = answer.message.content
-            query.texts.extend(lines(text, question, count) if name == "expand" else invented(text))
+            query.texts.extend(parse(answer.message.content))
             outcome.skipped = "" if query.texts else NOTHING_WRITTEN
         query.skipped_reason = outcome.skipped
         return query
 
 
 def lines(text: str, question: str, most: int) -> list[str]:
-    """The reformulations in a generated text, one a line: none twice, none that is the question."""
-    found: dict[tuple[str, ...], str] = {}
+    """The reformulations in a generated text, one per line, without duplicates and without the question itself."""
+    reformulations: dict[tuple[str, ...], str] = {}
     for line in text.splitlines():
-        one = BULLET.sub("", line, count=1).strip().strip('"“”')
-        if one and len(one) <= MOST_CHARACTERS and not one.endswith(":"):
-            found.setdefault(tuple(tokens(one)), one)
-    found.pop(tuple(tokens(question)), None)
-    found.pop(tuple(ABSTENTION), None)
-    found.pop((), None)
-    return list(found.values())[:most]
+        reformulation = BULLET.sub("", line, count=1).strip().strip('"“”')
+        if len(reformulation) <= MOST_CHARACTERS and not reformulation.endswith(":"):
+            reformulations.setdefault(tuple(tokens(reformulation)), reformulation)
+    for words in (tokens(question), prompt.ABSTENTION, []):
+        reformulations.pop(tuple(words), None)
+    return list(reformulations.values())[:most]
 
 
-def invented(text: str) -> list[str]:
-    """A generated answer as one line; none where the model says that it has none."""
-    one = prompt.one_line(text)
-    return [one] if one and tokens(one) != ABSTENTION else []
+def hypothetical_answer(text: str) -> list[str]:
+    """A generated answer as one line; empty if the model wrote that it has no answer."""
+    line = prompt.one_line(text)
+    return [line] if line and tokens(line) != prompt.ABSTENTION else []

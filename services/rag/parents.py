@@ -1,7 +1,7 @@
 """Parents: neighbouring passages under the same headings, read as one text.
 
-A parent's text is stored once, as its passages. Each of them has the parent's first and last position, and how it joins the
-one before: the white space between the two, or how many characters it repeats.
+A parent's text is stored once, as its passages. Each passage stores the first and last position of its parent and how to append
+it to the passage before: with which white space, or without how many repeated characters (overlap).
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from genmesh.v1 import tokenization_pb2, vector_search_pb2
 from google.protobuf.struct_pb2 import Value
 
 from services.rag.documents import Section
+from services.rag.versions import NOTHING
 
-NOTHING = Value()
+# Marks of a passage that begins or ends within a sentence.
 CUT_BEFORE, CUT_AFTER = "… ", " …"
+# The most white space stored between two passages (characters), and the most passages of a parent.
 MOST_SPACE, MOST_PASSAGES = 8, 256
-BETWEEN_SECTIONS = "\n"  # under the same headings: a table, and what stands around it
+# Between two sections under the same headings, such as a paragraph and a table.
+BETWEEN_SECTIONS = "\n"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A passage as it is cut from a document. ``space``, ``repeats``: see above; of the first passage of a document "" and 0."""
+    """A passage as it is cut from a document.
+
+    ``space``: the white space between it and the passage before; ``repeats``: how many characters of that passage it repeats.
+    """
 
     section: Section
     chunk: tokenization_pb2.TextChunk
@@ -38,7 +44,7 @@ class Piece:
         return f"{before}{self.chunk.text}{after}"
 
     def metadata(self, parent: tuple[int, int]) -> dict[str, Any]:
-        """What is stored of it besides its text; nothing where it is its own parent."""
+        """The metadata to store with its text; empty if the passage is its own parent."""
         if parent[0] == parent[1]:
             return {}
         joins: dict[str, Any] = {"_space": self.space, "_repeats": self.repeats}
@@ -47,8 +53,8 @@ class Piece:
 
 
 def pieces(section: Section, chunks: Sequence[tuple[int, tokenization_pb2.TextChunk]], before: str) -> list[Piece]:
-    """The passages of a section, each cut from the text that begins at a character of it; ``before``: the white space between
-    the section and what stands before it under the same headings."""
+    """The passages of a section, of chunks and the offsets (in characters) of the texts that they were cut from. ``before``: the
+    white space between this section and the one before under the same headings."""
     found, end = list[Piece](), 0
     for offset, chunk in chunks:
         start = offset + chunk.start_offset
@@ -59,8 +65,8 @@ def pieces(section: Section, chunks: Sequence[tuple[int, tokenization_pb2.TextCh
 
 
 def families(found: Sequence[Piece], most: int) -> list[tuple[int, int]]:
-    """For each passage the first and last position of its parent. Parents under the same headings are about equally long, and
-    of ``most`` tokens and MOST_PASSAGES or less, unless one passage has more."""
+    """The first and last position of each passage's parent. Parents under the same headings have about the same length, at most
+    ``most`` tokens (unless a single passage has more) and MOST_PASSAGES passages."""
     parents: list[tuple[int, int]] = []
     for _, group in groupby(found, key=lambda piece: piece.section.headings):
         counts = [piece.chunk.token_count for piece in group]
@@ -75,7 +81,8 @@ def families(found: Sequence[Piece], most: int) -> list[tuple[int, int]]:
 
 
 def parent_of(metadata: Mapping[str, Value], position: int) -> tuple[int, int] | None:
-    """The parent that a stored passage's metadata names; None where Ingest cannot have written it: Upsert takes anything."""
+    """The parent that a stored passage's metadata names. None if Ingest cannot have written it: a caller of Upsert may write
+    any metadata."""
     values = [int(one.number_value) for one in metadata.get("_parent", NOTHING).list_value.values]
     if len(values) != 2 or not 0 <= values[0] <= position <= values[1] < values[0] + MOST_PASSAGES:
         return None
@@ -83,7 +90,7 @@ def parent_of(metadata: Mapping[str, Value], position: int) -> tuple[int, int] |
 
 
 def joined(passages: Sequence[vector_search_pb2.Entity]) -> str:
-    """A parent's text, of all its passages in order: as it stands in the document."""
+    """A parent's text as it stands in the document, from all of its passages in order."""
     text = ""
     for at, entity in enumerate(passages):
         ours, own = entity.metadata.fields, entity.text

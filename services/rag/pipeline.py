@@ -23,7 +23,6 @@ from services.runtime.outcome import Stopwatch
 from services.runtime.sentences import split_sentences
 
 CITATION_OR_ITS_BEGINNING = re.compile(r"(?:\[\d{0,3}\]?\s*)+")
-ABSTENTION = tokens(prompt.NO_ANSWER)
 DEFAULT_MAX_TOKENS = 160
 Event = pb.StreamAnswerResponse
 LABELS = {
@@ -219,7 +218,7 @@ class Checked:
     def _checked(self, text: str) -> list[grounding.Grounded]:
         out = []
         for sentence, cited in grounding.parse_generated(text):
-            self._abstained = self._abstained or tokens(sentence) == ABSTENTION
+            self._abstained = self._abstained or tokens(sentence) == prompt.ABSTENTION
             if self._abstained:
                 break
             grounded = grounding.ground(sentence, cited, self.sources)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from genmesh.v1.common_pb2 import ChatMessage
 
-from services.rag.words import BRACKETED
+from services.rag.words import BRACKETED, tokens
 
 SYSTEM = (
     "Answer the question with the fewest words of the passage that answers it, or with its whole sentence, and cite "
@@ -14,6 +14,7 @@ SYSTEM = (
 )
 # What the model says then (model_repository/starter/generator teaches it).
 NO_ANSWER = "The passages do not answer the question."
+ABSTENTION = tokens(NO_ANSWER)
 
 
 def one_line(text: str) -> str:
@@ -31,15 +32,15 @@ def messages(question: str, passages: Sequence[str]) -> list[ChatMessage]:
 
 
 def reformulations(question: str, count: int) -> list[ChatMessage]:
-    """Asks for a question in other words, a line each."""
+    """Asks for ``count`` reformulations of a question, one per line."""
     system = "You reformulate questions for a search engine. Write questions only, one per line, without numbers."
     ways = "1 other way" if count == 1 else f"{count} other ways"
     user = f"Write {ways} to ask this question, in its language:\n{one_line(question)}"
     return [ChatMessage(role="system", content=system), ChatMessage(role="user", content=user)]
 
 
-def invention(question: str) -> list[ChatMessage]:
-    """Asks for a passage that could answer a question."""
+def hypothetical_answer(question: str) -> list[ChatMessage]:
+    """Asks for a passage that could answer a question (HyDE)."""
     system = "You write short encyclopedia paragraphs."
     user = f"Write two sentences of an encyclopedia that answer this question, in its language: {one_line(question)}"
     return [ChatMessage(role="system", content=system), ChatMessage(role="user", content=user)]

@@ -1,5 +1,4 @@
-"""Find the passages for a question: reformulate, embed, search, rerank, widen to parents; of these the first and the last are
-optional."""
+"""Find the passages for a question: embed, search, rerank; optionally expand the question before, and read parents after."""
 
 from __future__ import annotations
 
@@ -30,10 +29,10 @@ DEFAULT_COLLECTION = "default"
 # versions take up the room, more hits are asked for.
 SEARCHES, MOST_HITS = 4, 1000
 # Chosen on XQuAD in English, German and Chinese (docs/retrieval.md): of vectors beside words; of the search beside the
-# reranker; and what is added to both, of the scores of others of the same parent, and of likeness to the first three.
+# reranker; of the scores of other candidates with the same parent; of the similarity to the best three candidates.
 DENSE, SEARCHED, SIBLINGS, FEEDBACK = 0.7, 0.7, 0.1, 0.2
-FIRST = 3
-# The weight of all reformulations of a question together, beside the question's own wording.
+BEST = 3
+# The weight of all reformulations together; the rest is the question's own.
 REFORMULATED = 1 / 3
 FUSION = vector_search_pb2.Fusion(weighted=vector_search_pb2.WeightedFusion(dense=DENSE, bm25=1 - DENSE))
 # Of a collection, and of a vector search of before there was BM25, as while one release takes another's place.
@@ -48,7 +47,7 @@ RETRIEVAL: dict[str, tracing.Value] = {
 
 @dataclass
 class Found:
-    """A passage, and what the search knows of it besides."""
+    """A passage with its vector, its row and the positions of its parent (``parents.py``)."""
 
     passage: pb.Passage
     vector: Sequence[float] = ()
@@ -87,12 +86,12 @@ Asked: TypeAlias = pb.RetrieveRequest | pb.AnswerRequest
 
 @dataclass(frozen=True)
 class Query:
-    """A question's wordings, the question itself first, and how they are searched; their vectors, but for BM25. ``invented``: an
-    answer that the question's vector is of, too."""
+    """``wordings``: the question and its reformulations; ``vectors``: one for each, none for BM25. ``hypothetical``: answers
+    whose vectors are averaged with the question's (HyDE)."""
 
     wordings: list[str]
     mode: Mode
-    invented: list[str] = field(default_factory=list)
+    hypothetical: list[str] = field(default_factory=list)
     vectors: list[Sequence[float]] = field(default_factory=list)
     model_revision: str = ""
 
@@ -120,7 +119,7 @@ def scaled(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def mean(vectors: Sequence[Sequence[float]]) -> list[float]:
-    """The direction between vectors, with the length of the first."""
+    """The mean of the vectors' directions, with the length of the first vector."""
     rows = np.asarray(vectors, dtype=np.float32)
     between = unit(unit(rows).sum(axis=0, keepdims=True))[0] * np.linalg.norm(rows[0])
     return [float(value) for value in between]
@@ -133,7 +132,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def siblings(parents: Sequence[str], scores: np.ndarray) -> np.ndarray:
-    """float64 (n,): for each passage the sum of the scores of the others of its parent."""
+    """float64 (n,): for each passage the sum of the scores of the other passages with its parent."""
     together: dict[str, float] = {}
     for parent, score in zip(parents, scores, strict=True):
         together[parent] = together.get(parent, 0.0) + float(score)
@@ -141,8 +140,8 @@ def siblings(parents: Sequence[str], scores: np.ndarray) -> np.ndarray:
 
 
 def fused(results: Sequence[Sequence[vector_search_pb2.SearchHit]]) -> list[vector_search_pb2.SearchHit]:
-    """The hits of a question's wordings as one list, best first, with the weighted mean of their scores; a wording that did not
-    find a hit counts with the score of its last one. The hits of one wording stay as they are."""
+    """Merge the hits of a question's wordings, best first, by the weighted mean of their scores. If a wording did not find a
+    passage, the score of its last hit counts. The hits of a single wording stay as they are."""
     own, *others = results
     if not others:
         return list(own)
@@ -173,11 +172,11 @@ class Retriever:
     async def find(
         self, request: Asked, top: int, context: Any, watch: Stopwatch, *, rerank: bool = True, once: bool = False
     ) -> AsyncGenerator[str | pb.GeneratedQuery | list[pb.Passage], None]:
-        """Each stage as it begins, what the generator wrote, and at the end the passages, best first; with ``once`` each text
-        of them once."""
+        """Yields the name of each stage as it begins, what the generator wrote, and last the passages, best first. ``once``:
+        leave out passages with the same text as a better one."""
         question, mode, settings = request.question.strip(), request.search_mode, self.settings
         stage = Stage(self.metrics, context, watch)
-        wordings, invented = [question], list[str]()
+        wordings, hypothetical = [question], list[str]()
         count = request.expansions if request.HasField("expansions") else settings.expansions
         if count:
             yield "expand"
@@ -187,10 +186,10 @@ class Retriever:
         if mode != BM25 and (request.hyde if request.HasField("hyde") else settings.hyde):
             yield "hyde"
             query = await self.writer.hyde(stage, question, request.model)
-            invented += query.texts
+            hypothetical += query.texts
             yield query
         yield "embed"
-        asked = await self.embed(Query(wordings, mode, invented), request.collection, context, watch)
+        asked = await self.embed(Query(wordings, mode, hypothetical), request.collection, context, watch)
         yield "search"
         parents = request.parents if request.HasField("parents") else settings.parents
         limit = max(settings.candidates, top) if rerank or parents else top
@@ -224,23 +223,24 @@ class Retriever:
             return await self._embed("", query, context, watch)
 
     async def _embed(self, model: str, query: Query, context: Any, watch: Stopwatch) -> Query:
-        """What the generator wrote is left out where it cannot be embedded, as where it is too long."""
+        """Generated texts that cannot be embedded, such as too long ones, are left out."""
         with tracing.span("rag embed"), calling("embedding", "Embed"):
             answer = await self.upstream.embedding.Embed(
-                embedding_pb2.EmbedRequest(model=model, inputs=[*query.wordings, *query.invented]), **onward(context)
+                embedding_pb2.EmbedRequest(model=model, inputs=[*query.wordings, *query.hypothetical]),
+                **onward(context),
             )
         self._done(watch, "embed")
         if answer.results[0].HasField("error"):
             raise Internal(f"the question could not be embedded: {answer.results[0].error.message}")
         vectors = {
             text: result.embedding.values
-            for text, result in zip([*query.wordings, *query.invented], answer.results, strict=True)
+            for text, result in zip([*query.wordings, *query.hypothetical], answer.results, strict=True)
             if not result.HasField("error")
         }
         wordings = [text for text in query.wordings if text in vectors]
         found = [vectors[text] for text in wordings]
-        if imagined := [vectors[text] for text in query.invented if text in vectors]:
-            found[0] = mean([found[0], *imagined])
+        if answers := [vectors[text] for text in query.hypothetical if text in vectors]:
+            found[0] = mean([found[0], *answers])
         return replace(query, wordings=wordings, vectors=found, model_revision=answer.model_revision)
 
     async def search(
@@ -248,7 +248,7 @@ class Retriever:
         vectors: bool = False,
     ) -> list[Found]:  # fmt: skip
         """Where the collection's vectors are of another model, the question is embedded by that and searched again; where it
-        has no BM25 search, and nobody asked for that, by vectors. ``vectors``: whether those of what is found are read."""
+        has no BM25 search, and nobody asked for that, by vectors. ``vectors``: read the vectors of the hits, too."""
         collection = collection or DEFAULT_COLLECTION
         refused: GenmeshError | None = None
         while True:
@@ -294,11 +294,10 @@ class Retriever:
         return [from_hit(hit) for hit in kept[:limit]]
 
     async def rerank(self, question: str, passages: list[Found], context: Any, watch: Stopwatch) -> list[Found]:
-        """Best first, by the search's scores, the reranker's, those of other passages of the parent, and feedback; a passage is
-        read with its headings.
+        """Order candidates, best first, by their scores (``Passage.score`` in rag.proto). The reranker reads headings, too.
 
-        Feedback: passages that are like the first ones are likely to be relevant, too (pseudo relevance feedback by vectors, Li
-        et al. 2021, https://arxiv.org/abs/2108.11044; here it orders what was found instead of searching again).
+        Pseudo relevance feedback assumes that passages similar to the best ones are relevant, too (Li et al. 2021,
+        https://arxiv.org/abs/2108.11044). Here it reorders the candidates; it does not search again.
         """
         texts = [f"{context_of(one.passage)}\n{one.passage.text}" for one in passages]
         request = embedding_pb2.RerankRequest(query=question, passages=texts)
@@ -312,17 +311,17 @@ class Retriever:
         scores = SEARCHED * searched + (1 - SEARCHED) * scaled([one.passage.rerank_score for one in passages])
         scores += SIBLINGS * siblings([one.passage.parent_id or one.passage.id for one in passages], scores)
         vectors = unit(np.asarray([one.vector for one in passages], dtype=np.float32))
-        first = np.argsort(-scores, kind="stable")[:FIRST]
-        feedback = vectors @ unit(scores[first][None] @ vectors[first])[0]
+        best = np.argsort(-scores, kind="stable")[:BEST]
+        feedback = vectors @ unit(scores[best][None] @ vectors[best])[0]
         scores += FEEDBACK * scaled(feedback)
-        for one, score, like in zip(passages, scores, feedback, strict=True):
-            one.passage.score, one.passage.feedback_score = score, like
+        for one, score, similarity in zip(passages, scores, feedback, strict=True):
+            one.passage.score, one.passage.feedback_score = score, similarity
         self._done(watch, "rerank")
         return [passages[at] for at in np.argsort(-scores, kind="stable")]
 
     async def widened(self, passages: list[Found], top: int, collection: str, stage: Stage) -> list[Found]:
-        """The first ``top`` parents of passages, each in place of the best passage that was found in it. One whose passages are
-        not all there any more stays as it was found."""
+        """Merge passages with the same parent into the best of them and give it the parent's text; at most ``top`` are left. A
+        passage keeps its own text if its parent cannot be read completely."""
         families: dict[str, Found] = {}
         for one in passages:
             family = families.setdefault(one.passage.parent_id or one.passage.id, one)

@@ -13,26 +13,21 @@ class Settings(ServiceSettings):
     generation_url: str = Field()
     passage_tokens: int = Field(96, ge=16, le=512, description="Most tokens of a passage, by the embedding model.")
     passage_overlap_tokens: int = Field(
-        0,
-        ge=0,
-        lt=256,
-        description="How many tokens of the passage before a passage repeats, less than half of passage_tokens.",
+        0, ge=0, description="Most tokens that a passage repeats of the one before; less than half of passage_tokens."
     )
     parent_tokens: int = Field(
-        400, ge=16, le=8192, description="Most tokens of a parent, the passages around one that are read as one text."
+        400, ge=16, le=8192, description="Most tokens of a parent: neighbouring passages that are read as one text."
     )
     candidates: int = Field(24, ge=1, le=200, description="Passages that a search hands to the reranker.")
     search_mode: Literal["hybrid", "dense"] = Field(
         "hybrid",
         description="How passages are searched where a request does not say: by vectors and words, or vectors.",
     )
-    parents: bool = Field(False, description="Whether parents are read, where a request does not say; the same below.")
-    expansions: int = Field(0, ge=0, le=5, description="Reformulations of a question that are searched for beside it.")
-    hyde: bool = Field(False, description="Whether an invented answer is searched for beside the question (HyDE).")
+    parents: bool = Field(False, description="Default of the request field with this name; the same below.")
+    expansions: int = Field(0, ge=0, le=5)
+    hyde: bool = Field(False)
     parents_seconds: float = Field(
-        2,
-        gt=0,
-        description="After so long, or half of what is left of the call's time, it goes on without; the same below.",
+        2, gt=0, description="Time limit of the stage, and at most half of the call's remaining time; the same below."
     )
     expand_seconds: float = Field(5, gt=0)
     hyde_seconds: float = Field(5, gt=0)

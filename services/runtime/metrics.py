@@ -241,7 +241,7 @@ class Rag(Family):
     services = ("rag",)
     stage = histogram("stage_duration_seconds", "Stages of an answer.", buckets.DURATION_SECONDS, stage=STAGES)
     optional = counter(
-        "optional_stages", "Stages that an answer can do without, by how they ended.",
+        "optional_stages", "Optional stages of a search, by how they ended.",
         stage=("expand", "hyde", "parents"), outcome=("ok", "timeout", "failed"),
     )  # fmt: skip
     answers = counter("answers", "Answers, by how they came about.", grounding=GROUNDINGS)

@@ -79,7 +79,7 @@ def starts_word(text: str, at: int) -> bool:
 
 
 def after_space(text: str, at: int) -> int:
-    """The first place from ``at`` on that is no white space."""
+    """The index of the first character from ``at`` on that is no white space."""
     return next((i for i in range(at, len(text)) if not text[i].isspace()), len(text))
 
 
@@ -126,8 +126,8 @@ def _last(
 
 
 def chunk(card: Card, text: str, most: int, overlap: int) -> list[Chunk]:
-    """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before, whole sentences where one
-    fits.
+    """Windows of at most ``most`` tokens; each repeats up to ``overlap`` tokens of the one before: whole sentences if at
+    least one fits, else words.
 
     Leading and trailing white space is no part of a window. Every other character is in some window, also one that the
     tokenizer leaves out, as an accent. A window that is cut from its surroundings may have other tokens than there; its own

@@ -1,11 +1,11 @@
-"""What the generator makes of a question, and answers that go on without it."""
+"""Reformulations and hypothetical answers are read from generated text."""
 
 from __future__ import annotations
 
 import pytest
 
 from services.rag import prompt
-from services.rag.optional import invented, lines
+from services.rag.optional import hypothetical_answer, lines
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_reformulations_are_read_line_by_line(text: str, found: list[str]) -> No
     [("It is\n330 m tall. ", ["It is 330 m tall."]), (prompt.NO_ANSWER, []), ("the passages do not answer the question", []),
      (" \n", [])],
 )  # fmt: skip
-def test_an_invented_answer_is_one_line(text: str, found: list[str]) -> None:
-    assert invented(text) == found
+def test_a_hypothetical_answer_is_one_line(text: str, found: list[str]) -> None:
+    assert hypothetical_answer(text) == found
 
 
 def test_prompts_have_the_question_in_one_line() -> None:
-    for messages in (prompt.reformulations("Why\nso?", 2), prompt.invention("Why\nso?")):
+    for messages in (prompt.reformulations("Why\nso?", 2), prompt.hypothetical_answer("Why\nso?")):
         assert [one.role for one in messages] == ["system", "user"]
         assert "Why so?" in messages[1].content
     assert "2 other ways" in prompt.reformulations("Why?", 2)[1].content

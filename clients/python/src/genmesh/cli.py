@@ -51,8 +51,10 @@ def _seconds(timeout: float) -> float:
     return timeout
 
 
-def _writable(path: Path) -> Path:
+def _writable(path: Path | None) -> Path | None:
     """Refuse a file that cannot be written before the work, not after it."""
+    if path is None:
+        return None
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory")
     if not path.parent.is_dir():
@@ -60,10 +62,6 @@ def _writable(path: Path) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise typer.BadParameter(f"{path} cannot be written")
     return path
-
-
-def _maybe_writable(path: Path | None) -> Path | None:
-    return None if path is None else _writable(path)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a message.")]
@@ -100,6 +98,14 @@ def _client() -> Client:
 
 def _print_json(message: Message) -> None:
     print(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+
+
+def _progress(unit: str, as_json: bool) -> Progress:
+    """A progress bar on standard error; none with ``--json``."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+    )  # fmt: skip
+    return Progress(*columns, console=err, disable=as_json)
 
 
 def _say(text: str) -> None:
@@ -160,20 +166,20 @@ class SearchBy(enum.Enum):
 
 
 Mode = Annotated[SearchBy, typer.Option(help="How passages are searched: by vectors (dense), words (bm25) or both.")]
-# Where these are left out the server decides.
-Parents = Annotated[bool | None, typer.Option(help="Read what stands around the passages, too.")]
-Expand = Annotated[
-    int | None, typer.Option(min=0, max=5, help="Search for so many reformulations of the question, too.")
-]
-Hyde = Annotated[bool | None, typer.Option(help="Search for an invented answer, too.")]
+# The server's settings apply if these are left out.
+Parents = Annotated[bool | None, typer.Option(help="Read the text around the passages, too.")]
+Expand = Annotated[int | None, typer.Option(min=0, max=5, help="Search for this many reformulations, too.")]
+Hyde = Annotated[bool | None, typer.Option(help="Search for a hypothetical answer, too (HyDE).")]
 
 
-def _wanted(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _search_options(mode: SearchBy, parents: bool | None, expand: int | None, hyde: bool | None) -> dict[str, Any]:
+    """The fields of a request that say how to search; None: the server's setting."""
+    options = {"search_mode": mode.wire, "parents": parents, "expansions": expand, "hyde": hyde}
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _written(query: rag_pb2.GeneratedQuery) -> None:
-    """What the generator made of a question."""
+def _print_query(query: rag_pb2.GeneratedQuery) -> None:
+    """Show what the generator wrote for the search."""
     for text in query.texts or [f"nothing ({query.skipped_reason})"]:
         err.print(f"[dim]{query.stage}: {escape(text)}[/dim]")
 
@@ -199,8 +205,7 @@ def ask(
         "collection": collection,
         "top_k": top_k,
         "filter": filter,
-        "search_mode": mode.wire,
-        **_wanted(parents=parents, expansions=expand, hyde=hyde),
+        **_search_options(mode, parents, expand, hyde),
     }
     with _client() as client:
         begun, first = time.monotonic(), 0.0
@@ -218,7 +223,7 @@ def ask(
                     _say(event.text.text)
                     answer += event.text.text
                 elif kind == "query":
-                    _written(event.query)
+                    _print_query(event.query)
                 elif kind == "passages":
                     passages = {p.number: p for p in event.passages.passages}
                 elif kind == "citation":
@@ -395,14 +400,7 @@ def ingest(
     if not files:
         raise typer.BadParameter("there are no .md, .markdown or .txt files there")
     failed = passages = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("documents"),
-        TimeElapsedColumn(),
-    )
-    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+    with _client() as client, _progress("documents", as_json) as progress:
         task = progress.add_task("ingest", total=len(files))
         unread: list[rag_pb2.IngestResponse] = []
         stream = {"collection": collection, "analyzer": analyzer}
@@ -448,15 +446,8 @@ def reindex(
 
     The old vectors serve until the end. What is interrupted goes on where it was: run it again.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("entities"),
-        TimeElapsedColumn(),
-    )
     until, pause = time.monotonic() + timeout, 1.0
-    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+    with _client() as client, _progress("entities", as_json) as progress:
         task = progress.add_task("reindex", total=None)
         while True:
             went_on = False
@@ -512,8 +503,7 @@ def search(
         "collection": collection,
         "top_k": top_k,
         "filter": filter,
-        "search_mode": mode.wire,
-        **_wanted(parents=parents, expansions=expand, hyde=hyde),
+        **_search_options(mode, parents, expand, hyde),
     }
     with _client() as client:
         response = client.rag.Retrieve(request, timeout=timeout)
@@ -521,7 +511,7 @@ def search(
         _print_json(response)
         return
     for query in response.queries:
-        _written(query)
+        _print_query(query)
     for passage in response.passages:
         place = " > ".join([passage.document_id, *passage.headings])
         out.print(f"[bold]\\[{passage.number}][/bold] {escape(place)} [dim]{passage.score:.3f}[/dim]")
@@ -533,7 +523,7 @@ def evaluate(
     collection: Annotated[str, typer.Argument(help="The collection.")],
     questions: Annotated[Path, typer.Argument(help="Questions, a JSON object a line.")],
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that an answer may rest on at most.")] = 0,
-    filter: Annotated[str, typer.Option(help="A filter, where a question has none of its own.")] = "",
+    filter: Annotated[str, typer.Option(help="A filter for questions without one of their own.")] = "",
     model: Annotated[str, typer.Option(help="The generating model.")] = "",
     mode: Mode = SearchBy.DEFAULT,
     parents: Parents = None,
@@ -543,35 +533,32 @@ def evaluate(
     clients: Annotated[int, typer.Option(min=1, max=64, help="Questions at once.")] = 1,
     details: Annotated[
         Path | None,
-        typer.Option(help="A file for what came of each question, as JSON lines.", callback=_maybe_writable),
+        typer.Option(help="A file for the result of each question, as JSON lines.", callback=_writable),
     ] = None,
     timeout: Timeout = 120,
     as_json: Json = False,
 ) -> None:
     """Measure how well your own questions are answered: nDCG, recall, citations, abstention.
 
-    A line is {"question": "...", "relevant": ["handbook.md"], "answers": ["seven years"]}. "relevant" has the ids of the documents
-    that answer it, or their grades ({"handbook.md": 2, "faq.md": 1}); without any the right reply is that nothing answers.
-    "answers" (optional) has gold answers, "filter" (optional) a filter.
+    A line is {"question": "...", "relevant": ["handbook.md"], "answers": ["seven years"]}. "relevant" lists the ids of the
+    documents that answer the question, or their grades ({"handbook.md": 2, "faq.md": 1}). If it is empty or missing, the right
+    reply is that nothing answers. "answers" (optional) lists gold answers; "filter" (optional) is a filter.
     """
     try:
         asked = evaluation.read(_contents(questions, DOCUMENT_BYTES).decode("utf-8-sig"))
     except ValueError as failure:
         raise typer.BadParameter(f"{questions}: {failure}") from None
-    wanted = {
-        "collection": collection, "search_mode": mode.wire, "model": model, "filter": filter,
-        **_wanted(parents=parents, expansions=expand, hyde=hyde),
-    }  # fmt: skip
+    options = _search_options(mode, parents, expand, hyde)
+    wanted = {"collection": collection, "model": model, "filter": filter, **options}
     given: list[evaluation.Given] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
-        task = progress.add_task("questions", total=len(asked))
+    with _client() as client, _progress("questions", as_json) as progress:
+        task = progress.add_task("eval", total=len(asked))
         with ThreadPoolExecutor(clients) as pool:
             ask = partial(evaluation.ask, client, answers=answers, timeout=timeout, top_k=top_k)
-            tasks = [pool.submit(ask, one, wanted) for one in asked]
+            results = [pool.submit(ask, question, wanted) for question in asked]
             try:
-                for done in tasks:
-                    given.append(done.result())
+                for result in results:
+                    given.append(result.result())
                     progress.advance(task)
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -658,8 +645,7 @@ def image(
             raise typer.BadParameter("--size is WIDTHxHEIGHT, such as 64x64") from None
     if seed is not None:
         request["seed"] = seed
-    columns = (TextColumn("draw"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
-    with _client() as client, Progress(*columns, console=err, disable=as_json) as progress:
+    with _client() as client, _progress("steps", as_json) as progress:
         task = progress.add_task("draw", total=steps or None)
         for event in client.diffusion.StreamGenerateImage(request, timeout=timeout):
             if as_json:

@@ -1,7 +1,7 @@
-"""How well a collection's documents are found and questions are answered from them: what ``genmesh eval`` reports.
+"""Quality of retrieval and of answers on a user's own questions: what ``genmesh eval`` reports.
 
-A question names the documents that answer it, with grades where some answer better; one that names none is to be told that
-nothing answers. Figures are shares from 0 to 1 and milliseconds at a client; None where no question is of that kind.
+A question lists the documents that answer it, with grades if some answer better than others. If it lists none, the right reply
+is that nothing answers. Figures are shares from 0 to 1, and milliseconds at the client; None if there is no such question.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 from genmesh.client import Client
 from genmesh.v1 import rag_pb2 as pb
 
-# How many passages are asked for, to rank the documents that they are of.
+# Passages to retrieve; a document's rank is that of its best passage.
 PASSAGES = 24
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese.
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True)
 class Question:
-    """``relevant``: grade by document's id, over 0; ``gold``: answers, one of which a good reply has in it."""
+    """``relevant``: grades by document id, above 0; ``gold``: right answers, any of which may stand in the reply."""
 
     question: str
     relevant: dict[str, float] = field(default_factory=dict)
@@ -34,11 +36,12 @@ class Question:
 
 @dataclass
 class Given:
-    """What came of a question. ``found``: documents, best first; the rest is of the answer, where one was asked for."""
+    """The result of a question. ``found``: ids of documents, best first; ``cited``: of each citation its document's id. The
+    fields of the answer are empty if none was asked for."""
 
     question: Question
-    found: list[str]
-    retrieve_seconds: float
+    found: list[str] = field(default_factory=list)
+    retrieve_seconds: float = 0.0
     text: str = ""
     grounding: pb.Grounding.ValueType = pb.GROUNDING_UNSPECIFIED
     cited: list[str] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Given:
         return self.grounding != pb.GROUNDING_NO_ANSWER
 
     def details(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The result as a JSON object."""
         one = self.question
         return {
             "question": one.question, "relevant": one.relevant, "found": self.found, "answer": self.text,
@@ -118,24 +121,30 @@ def normalized(text: str) -> str:
 
 
 def has(text: str, gold: Sequence[str]) -> bool:
-    """Whether one of the gold answers stands in a text, word for word; of languages without spaces, letter for letter."""
+    """Whether a text contains one of the gold answers as whole words; in scripts without spaces, as any part of the text."""
     said = f" {normalized(text)} "
-    return any(f" {one} " in said or (one in said and not one.isascii()) for one in map(normalized, gold))
+    return any((answer if UNSPACED.search(answer) else f" {answer} ") in said for answer in map(normalized, gold))
 
 
 def ask(
     client: Client, question: Question, wanted: Mapping[str, Any], *, answers: bool, timeout: float, top_k: int = 0
 ) -> Given:
-    """``wanted``: of the requests for passages and answers, such as {"collection": ...}; ``top_k``: of the answer's."""
+    """Ask a question, with the request's other fields in ``wanted``. The answer comes before the retrieval, which would fill the
+    caches and so shorten the answer's TTFT. ``top_k``: passages of the answer."""
     request = {**wanted, "question": question.question, **({"filter": question.filter} if question.filter else {})}
+    given = Given(question)
+    if answers:
+        _answer(client, given, {**request, "top_k": top_k}, timeout)
     begun = time.monotonic()
     response = client.rag.Retrieve({**request, "top_k": PASSAGES}, timeout=timeout)
-    found = list(dict.fromkeys(passage.document_id for passage in response.passages))
-    given = Given(question, found, time.monotonic() - begun)
-    if not answers:
-        return given
+    given.retrieve_seconds = time.monotonic() - begun
+    given.found = list(dict.fromkeys(passage.document_id for passage in response.passages))
+    return given
+
+
+def _answer(client: Client, given: Given, request: Mapping[str, Any], timeout: float) -> None:
     begun = time.monotonic()
-    with client.rag.StreamAnswer({**request, "top_k": top_k}, timeout=timeout) as events:
+    with client.rag.StreamAnswer(request, timeout=timeout) as events:
         for event in events:
             if event.HasField("text"):
                 given.first_seconds = given.first_seconds or time.monotonic() - begun
@@ -145,11 +154,10 @@ def ask(
                 given.quotes.append(event.citation.quote)
             elif event.HasField("summary"):
                 given.grounding = event.summary.grounding
-    return given
 
 
 def figures(given: Sequence[Given], *, answers: bool) -> dict[str, float | None]:
-    """See the top; in the order in which they are read."""
+    """The figures by name, in the order of NAMES; only those of retrieval unless ``answers``."""
     there = [one for one in given if one.question.relevant]
     gone = [one for one in given if not one.question.relevant]
 
@@ -167,10 +175,10 @@ def figures(given: Sequence[Given], *, answers: bool) -> dict[str, float | None]
         "ndcg_at_10": mean(ndcg(one.found, one.question.relevant) for one in there),
         "recall_at_4": mean(recall(one.found, one.question.relevant, 4) for one in there),
         "recall_at_10": mean(recall(one.found, one.question.relevant, 10) for one in there),
-        "retrieve_ms": milliseconds(one.retrieve_seconds for one in given),
+        "first_relevant": mean(any(name in one.question.relevant for name in one.found[:1]) for one in there),
     }
     if not answers:
-        return found
+        return found | {"retrieve_ms": milliseconds(one.retrieve_seconds for one in given)}
     gold = [one for one in there if one.question.gold]
     return found | {
         "answered": mean(one.answered for one in there),
@@ -181,17 +189,19 @@ def figures(given: Sequence[Given], *, answers: bool) -> dict[str, float | None]
         "own_words": mean(one.grounding == pb.GROUNDING_SUPPORTED for one in there),
         "abstained_rightly": mean(not one.answered for one in gone),
         "abstained_wrongly": mean(not one.answered for one in there),
-        "ttft_ms": milliseconds(one.first_seconds for one in given),
+        "ttft_ms": milliseconds(one.first_seconds for one in given if one.answered),
+        "abstention_ms": milliseconds(one.first_seconds for one in given if not one.answered),
     }
 
 
-# What a table calls them.
+# Names of the figures in a table.
 NAMES = {
     "questions": "questions",
     "answerable": "of them answerable",
     "ndcg_at_10": "nDCG@10 of the documents",
     "recall_at_4": "recall@4",
     "recall_at_10": "recall@10",
+    "first_relevant": "a relevant document first",
     "retrieve_ms": "Retrieve, median, ms",
     "answered": "answerable: answered",
     "relevant_cited": "answerable: a relevant document cited",
@@ -201,15 +211,15 @@ NAMES = {
     "own_words": "answerable: in the model's own words",
     "abstained_rightly": "not answerable: abstained",
     "abstained_wrongly": "answerable: abstained",
-    "ttft_ms": "TTFT, median, ms",
+    "ttft_ms": "TTFT of answers, median, ms",
+    "abstention_ms": "TTFT of abstentions, median, ms",
 }
-COUNTS = ("questions", "answerable")
 
 
 def shown(name: str, value: float | None) -> str:
-    """A figure as a table has it."""
+    """A figure as text, for a table."""
     if value is None:
         return "-"
-    if name in COUNTS:
+    if name in ("questions", "answerable") or name.endswith("_ms"):
         return f"{value:.0f}"
-    return f"{value:.0f}" if name.endswith("_ms") else f"{value:.3f}" if name.startswith("ndcg") else f"{value:.1%}"
+    return f"{value:.3f}" if name.startswith("ndcg") else f"{value:.1%}"
