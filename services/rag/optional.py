@@ -6,7 +6,7 @@ Each stage has its own time limit. If it takes longer or fails, the search conti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from genmesh.v1 import rag_pb2 as pb
 from services.rag import prompt
 from services.rag.settings import Settings
 from services.rag.upstream import Upstream
-from services.rag.words import tokens
+from services.rag.words import VAGUE, content, tokens
 from services.runtime import tracing
 from services.runtime.channels import onward
 from services.runtime.errors import DeadlineExceeded, GenmeshError, calling
@@ -25,9 +25,12 @@ from services.runtime.metrics import Rag
 from services.runtime.outcome import Stopwatch
 
 TIME_LIMIT, NOTHING_WRITTEN = "TIME_LIMIT", "NOTHING_WRITTEN"
-# The most tokens that the generator may write, by stage; and the most characters of one reformulation.
-MOST_TOKENS = {"expand": 160, "hyde": 96}
+# The most tokens that the generator may write, by stage; and the most characters of one question.
+MOST_TOKENS = {"rewrite": 96, "expand": 160, "hyde": 96}
 MOST_CHARACTERS = 400
+# At least this share of a rewritten question's content words must come from the conversation or the question, and it must have
+# at least this share of the question's own, and of those of them that the conversation does not have.
+MIN_KNOWN, MIN_KEPT = 0.7, 0.5
 # The number or bullet before an item of a list.
 BULLET = re.compile(r"\s*(?:[-*•–]|\(?\d{1,2}[.):])\s+")
 # Errors that end the whole call. If the caller named the model, "no such model" does, too.
@@ -74,7 +77,19 @@ class Writer:
 
     def __init__(self, upstream: Upstream, settings: Settings) -> None:
         self.upstream = upstream
-        self.seconds = {"expand": settings.expand_seconds, "hyde": settings.hyde_seconds}
+        self.seconds = {
+            "rewrite": settings.rewrite_seconds, "expand": settings.expand_seconds, "hyde": settings.hyde_seconds,
+        }  # fmt: skip
+
+    async def rewrite(
+        self, stage: Stage, question: str, history: Sequence[common_pb2.ChatMessage], model: str
+    ) -> pb.GeneratedQuery:
+        """The question with what it refers to in the conversation, so that it can be searched for alone."""
+        conversation = " ".join(message.content for message in history[-prompt.HISTORY :])
+        messages = prompt.standalone(history, question)
+        return await self._write(
+            stage, "rewrite", messages, model, lambda text: standalone(text, question, conversation)
+        )
 
     async def expand(self, stage: Stage, question: str, count: int, model: str) -> pb.GeneratedQuery:
         """At most ``count`` reformulations."""
@@ -89,7 +104,7 @@ class Writer:
         self, stage: Stage, name: str, messages: list[common_pb2.ChatMessage], model: str,
         parse: Callable[[str], list[str]],
     ) -> pb.GeneratedQuery:  # fmt: skip
-        sampling = generation_pb2.SamplingParameters(max_tokens=MOST_TOKENS[name])
+        sampling = generation_pb2.SamplingParameters(max_tokens=MOST_TOKENS[name], prompt_lookup=name == "rewrite")
         chat = generation_pb2.ChatRequest(model=model, messages=messages, sampling=sampling)
         query = pb.GeneratedQuery(stage=name)
         with stage.run(name, FATAL_IF_NAMED if model else FATAL) as outcome:
@@ -101,6 +116,17 @@ class Writer:
             outcome.skipped = "" if query.texts else NOTHING_WRITTEN
         query.skipped_reason = outcome.skipped
         return query
+
+
+def standalone(text: str, question: str, conversation: str) -> list[str]:
+    """A rewritten question; empty if the generator answered it instead, or wrote another question: too many of its content words
+    come neither from the question nor from the conversation, or too few from the question."""
+    rewritten = prompt.one_line(text).strip('"“”')
+    words, before, own = set(content(rewritten)), set(content(conversation)), set(content(question, VAGUE))
+    known = words & {*content(question), *before}
+    if not words or len(rewritten) > MOST_CHARACTERS or len(known) < MIN_KNOWN * len(words):
+        return []
+    return [rewritten] if all(len(part & words) >= MIN_KEPT * len(part) for part in (own, own - before)) else []
 
 
 def lines(text: str, question: str, most: int) -> list[str]:

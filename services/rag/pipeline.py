@@ -47,6 +47,8 @@ class Pipeline:
                     yield Event(stage=pb.AnswerStage(stage=step))
                 elif isinstance(step, pb.GeneratedQuery):
                     spend(usage, step.usage)
+                    if step.stage == "rewrite" and step.texts:
+                        question = step.texts[0]
                     yield Event(query=step)
                 else:
                     found = step

@@ -12,6 +12,8 @@ SYSTEM = (
     "Answer the question with the fewest words of the passage that answers it, or with its whole sentence, and cite "
     "that passage as [n]. If no passage answers the question, say so."
 )
+# A question is rewritten from so many of the last messages, so many characters of each.
+HISTORY, MOST_OF_A_MESSAGE = 6, 400
 # What the model says then (model_repository/starter/generator teaches it).
 NO_ANSWER = "The passages do not answer the question."
 ABSTENTION = tokens(NO_ANSWER)
@@ -29,6 +31,20 @@ def messages(question: str, passages: Sequence[str]) -> list[ChatMessage]:
     numbered = "".join(f"[{i}] {text}\n" for i, text in enumerate(texts, 1))
     user = f"Question: {question}\nPassages:\n{numbered}Question: {question}"
     return [ChatMessage(role="system", content=SYSTEM), ChatMessage(role="user", content=user)]
+
+
+def standalone(history: Sequence[ChatMessage], question: str) -> list[ChatMessage]:
+    """Asks for the question in a form that can be understood without the conversation."""
+    system = (
+        "Rewrite the last question of a conversation so that it can be understood without the conversation. Keep its words "
+        "where you can, and write the question only."
+    )
+    turns = "".join(
+        f"{message.role.capitalize()}: {one_line(BRACKETED.sub('', message.content))[:MOST_OF_A_MESSAGE]}\n"
+        for message in history[-HISTORY:]
+    )
+    user = f"{turns}Last question: {one_line(question)}"
+    return [ChatMessage(role="system", content=system), ChatMessage(role="user", content=user)]
 
 
 def reformulations(question: str, count: int) -> list[ChatMessage]:

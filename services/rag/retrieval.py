@@ -176,6 +176,11 @@ class Retriever:
         leave out passages with the same text as a better one."""
         question, mode, settings = request.question.strip(), request.search_mode, self.settings
         stage = Stage(self.metrics, context, watch)
+        if request.history:
+            yield "rewrite"
+            query = await self.writer.rewrite(stage, question, request.history, request.model)
+            question = query.texts[0] if query.texts else question
+            yield query
         wordings, hypothetical = [question], list[str]()
         count = request.expansions if request.HasField("expansions") else settings.expansions
         if count:

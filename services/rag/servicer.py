@@ -36,6 +36,11 @@ def asked(request: Asked) -> Fields:
     fields = Fields()
     fields.text("question", request.question, most=4000)
     fields.number("expansions", request.expansions, 0, 5)
+    fields.size("history", request.history, least=0, most=100)
+    for i, message in enumerate(request.history[:100]):
+        if message.role not in ("user", "assistant"):
+            fields.fault(f"history[{i}].role", f"is {message.role!r}; user and assistant are allowed")
+        fields.text(f"history[{i}].content", message.content, most=20_000)
     if request.hyde and request.search_mode == BM25:
         fields.fault("hyde", "needs vectors, and search_mode is SEARCH_MODE_BM25")
     return fields

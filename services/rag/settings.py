@@ -29,6 +29,7 @@ class Settings(ServiceSettings):
     parents_seconds: float = Field(
         2, gt=0, description="Time limit of the stage, and at most half of the call's remaining time; the same below."
     )
+    rewrite_seconds: float = Field(5, gt=0)
     expand_seconds: float = Field(5, gt=0)
     hyde_seconds: float = Field(5, gt=0)
     abandoned_after_seconds: float = Field(

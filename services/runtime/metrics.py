@@ -25,7 +25,7 @@ TEXT_STREAMS = ("StreamChat", "StreamGenerate", "StreamAnswer")
 ENDS = ("completed", "cancelled", "deadline", "error")
 REFUSALS = ("OVERLOADED", "DEADLINE_ALREADY_PASSED")
 OPERATIONS = ("alter", "create", "delete", "describe", "drop", "flush", "list", "query", "search", "upsert")
-STAGES = ("expand", "hyde", "embed", "search", "rerank", "parents", "fit", "check", "generate")
+STAGES = ("rewrite", "expand", "hyde", "embed", "search", "rerank", "parents", "fit", "check", "generate")
 GROUNDINGS = ("supported", "quotation", "no_answer")
 # The most tenants with series of their own; those that come later share the label "other".
 MOST_TENANTS = 100
@@ -242,7 +242,7 @@ class Rag(Family):
     stage = histogram("stage_duration_seconds", "Stages of an answer.", buckets.DURATION_SECONDS, stage=STAGES)
     optional = counter(
         "optional_stages", "Optional stages of a search, by how they ended.",
-        stage=("expand", "hyde", "parents"), outcome=("ok", "timeout", "failed"),
+        stage=("rewrite", "expand", "hyde", "parents"), outcome=("ok", "timeout", "failed"),
     )  # fmt: skip
     answers = counter("answers", "Answers, by how they came about.", grounding=GROUNDINGS)
     citations = counter("citations", "Citations sent with answers, each checked against its passage.")

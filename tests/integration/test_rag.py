@@ -184,9 +184,39 @@ def test_the_generator_may_write_what_is_searched_for(client: Client, library: s
     assert found.passages[0].document_id == "observatory.md"
 
 
+FOLLOW_UPS = [
+    ("Who built the observatory?", "Ines Farrow", "When did she build it?", "1911"),
+    ("What do star maps cost in the shop?", "7 euros", "And when does it close?", "17:30"),
+    (
+        "When is the small telescope open to visitors?",
+        "Friday evenings",
+        "How large is the mirror of the main one?",
+        "240",
+    ),
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "follow_up", "words"), FOLLOW_UPS)
+def test_a_question_that_leans_on_the_one_before_is_rewritten(
+    client: Client, library: str, question: str, answer: str, follow_up: str, words: str
+) -> None:
+    history = [{"role": "user", "content": question}, {"role": "assistant", "content": f"{answer} [1]"}]
+    request = {"collection": library, "question": follow_up, "history": history}
+    events = list(client.rag.StreamAnswer(request))
+    assert [e.stage.stage for e in events if e.HasField("stage")][:2] == ["rewrite", "embed"]
+    (query,) = [e.query for e in events if e.HasField("query")]
+    assert (query.stage, len(query.texts)) == ("rewrite", 1), query
+    assert words in "".join(e.text.text for e in events if e.HasField("text")), query.texts
+    assert events[-1].summary.timings.stages[0].stage == "rewrite"
+    assert client.rag.Retrieve(request).queries[0].texts == query.texts
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [({"expansions": 6}, "expansions"), ({"expansions": -1}, "expansions"),
+     ({"history": [{"role": "system", "content": "x"}]}, "history[0].role"),
+     ({"history": [{"role": "user", "content": " "}]}, "history[0].content"),
+     ({"history": [{"role": "user", "content": "x"}] * 101}, "history"),
      ({"hyde": True, "search_mode": "SEARCH_MODE_BM25"}, "hyde")],
 )  # fmt: skip
 def test_what_a_search_cannot_do_is_refused(client: Client, library: str, fields: dict, field: str) -> None:

@@ -4,8 +4,8 @@ whole sentence where no part of it may stand alone (``services/rag/spans.py``), 
     PYTHONPATH=. .state/venv/dev/bin/python model_repository/starter/generator/chats.py --squad xquad-en.json --out chats.jsonl
 
 Real ones are made of question sets in SQuAD's format, made-up ones of ``data.py``, laid out as the rag service lays them out:
-several passages, or the sentence that answers alone (``GENMESH_READS``). Plain chats (``plain.jsonl``, written by hand) keep
-the model from forgetting how to talk.
+several passages, or the sentence that answers alone (``GENMESH_READS``). Conversations (``turns.py``) teach to rewrite a question
+that refers to earlier turns. Plain chats (``plain.jsonl``, written by hand) keep the model from forgetting how to talk.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import turns
 from data import World
 
 from services.rag import prompt
@@ -167,6 +168,8 @@ def main() -> None:
     parser.add_argument(
         "--unanswered", type=float, default=0.2, help="chats without an answer, a share of those with one"
     )
+    parser.add_argument("--turns", type=int, default=6, help="conversations that end with each real question")
+    parser.add_argument("--made-up-turns", type=int, default=1500, help="made-up conversations")
     parser.add_argument("--plain", type=int, default=2, help="times that the plain chats are added")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
@@ -175,6 +178,8 @@ def main() -> None:
     for path in args.squad:
         articles = [a for n, a in enumerate(json.loads(path.read_text("utf-8"))["data"]) if n not in args.leave_out]
         chats += real(articles, args.times, args.alone, args.unanswered, args.seed)
+        chats += turns.chats(articles, args.turns, 0, args.seed)
+    chats += turns.chats([], 0, args.made_up_turns, args.seed)
     chats += [json.loads(line) for line in PLAIN.read_text("utf-8").splitlines()] * args.plain
     random.Random(args.seed).shuffle(chats)
     args.out.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in chats), "utf-8")

@@ -149,7 +149,7 @@ class World:
         }  # fmt: skip
         return drawn[kind]()
 
-    def _fill(self, template: str, slots: dict[str, str]) -> str:
+    def fill(self, template: str, slots: dict[str, str]) -> str:
         """Fill a template's slots, drawing those that ``slots`` lacks (and adding them there)."""
 
         def one(match: re.Match[str]) -> str:
@@ -167,9 +167,10 @@ class World:
             return sentence
         first = sentence.split(maxsplit=1)[0].lower()
         inner = sentence[0].lower() + sentence[1:] if first in ("the", "in", "every", "to", "a", "only") else sentence
-        return self._fill(r.choice(self.frames).replace("{s}", inner.replace("{", "(")), {})
+        return self.fill(r.choice(self.frames).replace("{s}", inner.replace("{", "(")), {})
 
-    def _other(self, old: str, kind: str) -> str:
+    def other(self, old: str, kind: str) -> str:
+        """Another value for a slot."""
         while (new := self._value(kind)) == old:
             pass
         return new
@@ -180,8 +181,8 @@ class World:
             form = self.rng.choice(self.forms)
             asking = self.rng.choice(form[1])
             slots: dict[str, str] = {}
-            sentence, question = self._fill(form[0], slots), self._fill(asking, slots)
-            answer = self._answer(form[0], asking, slots)
+            sentence, question = self.fill(form[0], slots), self.fill(asking, slots)
+            answer = self.answer(form[0], asking, slots)
             if answer and answer in sentence:
                 break
         asked = SLOT.findall(asking)
@@ -193,7 +194,7 @@ class World:
                 others.append(other)
         return Fact(question, answer, sentence, others)
 
-    def _answer(self, statement: str, asking: str, slots: dict[str, str]) -> str:
+    def answer(self, statement: str, asking: str, slots: dict[str, str]) -> str:
         """What the statement says and the question does not; empty where that is no short answer."""
         missing = [key for key in SLOT.findall(statement) if "{" + key + "}" not in asking]
         kinds = ASKED.get(asking.split()[0])
@@ -216,19 +217,19 @@ class World:
         if kind < 0.5 and asked:
             changed = set(asked) if r.random() < 0.3 else {r.choice(asked)}
             kept = {key: value for key, value in slots.items() if key in asked and key not in changed}
-            kept |= {key: self._other(slots[key], key[0]) for key in changed}
-            return self._framed(self._fill(form[0], kept))
+            kept |= {key: self.other(slots[key], key[0]) for key in changed}
+            return self._framed(self.fill(form[0], kept))
         other = r.choice(self.forms)
         named = [key for key in asked if key[0] in "ENPw"]
         if kind < 0.85 and named and not any(word in other[0].lower() for word in said):
             shared = r.choice(named)
             places = [key for key in SLOT.findall(other[0]) if key[0] in ("w" if shared[0] == "w" else "ENP")]
             if places and other is not form:
-                return self._framed(self._fill(other[0], {r.choice(places): slots[shared]}))
-        return self.anything() if other is form else self._framed(self._fill(other[0], {}))
+                return self._framed(self.fill(other[0], {r.choice(places): slots[shared]}))
+        return self.anything() if other is form else self._framed(self.fill(other[0], {}))
 
     def anything(self) -> str:
         """A sentence that has nothing to do with the question."""
         if self.rng.random() < 0.6:
             return self.rng.choice(self.prose)
-        return self._fill(self.rng.choice(self.forms)[0], {})
+        return self.fill(self.rng.choice(self.forms)[0], {})

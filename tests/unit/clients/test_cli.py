@@ -84,7 +84,8 @@ class Services(
         return rag_pb2.RetrieveResponse(passages=[passage])
 
     def StreamAnswer(self, request, context):
-        yield rag_pb2.StreamAnswerResponse(text={"text": ODD})
+        self.chats.append([*(f"{m.role}: {m.content}" for m in request.history), request.question])
+        yield rag_pb2.StreamAnswerResponse(text={"text": ODD if request.question == "x" else self.answers[0]})
         yield rag_pb2.StreamAnswerResponse(summary={})
 
     def Reindex(self, request, context):
@@ -339,20 +340,34 @@ def test_texts_are_shown_as_they_are(run) -> None:
     assert "[red]:smile:" in run("tokens '[red]:smile:'").out
 
 
-def test_an_empty_answer_leaves_no_trace_in_the_conversation(target, services) -> None:
-    services.answers, services.chats = ["", " \n", "yes"], []
+def on_a_terminal(target: str, typed: bytes, *arguments: str) -> bytes:
+    """What the command prints to a pipe if a terminal is its standard input."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [GENMESH, "--target", target, "chat", "--system", "s", "--json"],
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [GENMESH, "--target", target, *arguments], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    os.write(ours, b"one\ntwo\nthree\nfour\n\x04")
+    os.write(ours, typed)
     out, err = process.communicate(timeout=60)
     os.close(ours)
     os.close(theirs)
-    assert (process.returncode, out.count(b'"usage"')) == (0, 4), err
+    assert process.returncode == 0, err
+    return out
+
+
+def test_questions_are_sent_with_the_turns_before_them(target, services) -> None:
+    services.answers, services.chats = ["yes"], []
+    out = on_a_terminal(target, b"one\ntwo\n\nthree\n", "ask", "--json")  # the empty line ends it
+    assert out.count(b'"summary"') == 2
+    assert services.chats == [["one"], ["user: one", "assistant: yes", "two"]]
+    services.answers, services.chats = [" "], []
+    on_a_terminal(target, b"one\ntwo\n\x04", "ask", "--json")
+    assert services.chats == [["one"], ["two"]]
+
+
+def test_an_empty_answer_leaves_no_trace_in_the_conversation(target, services) -> None:
+    services.answers, services.chats = ["", " \n", "yes"], []
+    out = on_a_terminal(target, b"one\ntwo\nthree\nfour\n\x04", "chat", "--system", "s", "--json")
+    assert out.count(b'"usage"') == 4
     assert services.chats == [
         ["system: s", "user: one"],
         ["system: s", "user: two"],

@@ -12,16 +12,24 @@ from genmesh.v1 import rag_pb2 as pb
 
 from model_repository.ranking import ndcg_at_10
 
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "She."}]
+
 
 def test_questions_are_lines_of_json() -> None:
     lines = [
-        {"question": "How long?", "relevant": ["a", "b"], "answers": ["seven years"], "filter": "year > 3"},
+        {
+            "question": "How long?",
+            "relevant": ["a", "b"],
+            "answers": ["seven years"],
+            "filter": "year > 3",
+            "history": TURNS,
+        },
         {"question": "Which?", "relevant": {"a": 2, "b": 0.5, "c": 0}},
         {"question": "Who?\u2028"},
     ]
     text = "\n\n".join(json.dumps(line) for line in lines) + "\r\n"
     assert read(text) == [
-        Question("How long?", {"a": 1.0, "b": 1.0}, ["seven years"], "year > 3"),
+        Question("How long?", {"a": 1.0, "b": 1.0}, ["seven years"], "year > 3", TURNS),
         Question("Which?", {"a": 2.0, "b": 0.5}),
         Question("Who?\u2028"),
     ]
@@ -45,6 +53,9 @@ def test_questions_are_lines_of_json() -> None:
         ('{"question": "x", "answers": "seven"}', "'answers' must be"),
         ('{"question": "x", "answers": ["."]}', "'answers' must be"),
         ('{"question": "x", "filter": 1}', "'filter' must be"),
+        ('{"question": "x", "history": "y"}', "'history' must be"),
+        ('{"question": "x", "history": [{"role": "system", "content": "y"}]}', "'history' must be"),
+        ('{"question": "x", "history": [{"role": "user", "content": " "}]}', "'history' must be"),
         ('{"question": "x", "documents": []}', "'documents' is none of"),
     ],
 )

@@ -42,6 +42,7 @@ class Services:
         self.hits, self.ranked, self.refusal = hits, ranked, refusal
         self.embedded = 0
         self.searches: list[vectors.SearchRequest] = []
+        self.reranked: list[str] = []
         self.entities: dict[str, vectors.Entity] = {}
         self.written: str | GenmeshError = ""
         self.chats: list[tuple[generation_pb2.ChatRequest, float]] = []
@@ -84,6 +85,7 @@ class Services:
         return vectors.SearchResponse(results=results)
 
     async def Rerank(self, request: Any, **_: Any) -> embedding_pb2.RerankResponse:
+        self.reranked = [request.query]
         scores = self.ranked[: len(request.passages)]
         order = sorted(range(len(scores)), key=lambda i: -scores[i])[: request.top_n or None]
         ranked = [embedding_pb2.RerankedPassage(index=i, score=scores[i]) for i in order]
@@ -299,6 +301,23 @@ async def test_a_search_goes_on_without_what_was_not_written(
     assert [seconds for _, seconds in services.chats] == [1.5, 1.5]  # half of what is left
     for stage in ("expand", "hyde"):
         assert retriever.metrics.optional.labels(stage, outcome)._value.get() == 1
+
+
+async def test_a_question_is_rewritten_from_earlier_turns() -> None:
+    services = Services([0.9, 0.5], [0.1, 0.2])
+    services.written = "When was Ada born?"
+    turns = [{"role": "user", "content": "Who is Ada?"}, {"role": "assistant", "content": "A poet [1]."}]
+    request = pb.RetrieveRequest(question="When was she born?", history=turns)
+    *said, _ = await steps(made(services, rewrite_seconds=3), request)
+    assert [step if isinstance(step, str) else step.stage for step in said[:3]] == ["rewrite", "rewrite", "embed"]
+    assert said[1].texts == ["When was Ada born?"]
+    ((chat, seconds),) = services.chats
+    assert (chat.sampling.prompt_lookup, seconds) == (True, 3)
+    assert services.searches[0].texts == services.reranked == ["When was Ada born?"]
+    services.written = "She was a poet from London."  # no question that was asked
+    *said, _ = await steps(made(services), request)
+    assert (said[1].texts, said[1].skipped_reason) == ([], "NOTHING_WRITTEN")
+    assert services.searches[1].texts == ["When was she born?"]
 
 
 async def test_a_model_that_is_not_there_is_the_callers_fault() -> None:

@@ -12,7 +12,7 @@ from services.rag import prompt
 from services.rag.grounding import Source, ground
 from services.runtime.sentences import split_sentences
 
-data, chats = recipe("starter/generator", "data"), recipe("starter/generator", "chats")
+data, chats, turns = (recipe("starter/generator", name) for name in ("data", "chats", "turns"))
 ARTICLE = {
     "paragraphs": [
         {
@@ -115,3 +115,66 @@ def test_nothing_held_out_is_trained_on() -> None:
 def test_the_same_seed_makes_the_same_chats() -> None:
     assert list(chats.made_up(20, 0.2, 9)) == list(chats.made_up(20, 0.2, 9))
     assert list(chats.real([ARTICLE], 2, 1, 0.5, 9)) == list(chats.real([ARTICLE], 2, 1, 0.5, 9))
+
+
+PARAGRAPH = {
+    "context": "",
+    "qas": [
+        {"question": "Where was Ada Lovelace born?", "answers": [{"text": "London"}]},
+        {"question": "What did Ada Lovelace write in 1843?", "answers": [{"text": "notes on the Analytical Engine"}]},
+        {"question": "Who invented the Analytical Engine?", "answers": [{"text": "Babbage"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "pronoun", "rewritten"),
+    [
+        ("What did Ada Lovelace write in 1843?", "Ada Lovelace", 3, "What did she write in 1843?"),
+        ("What are Ada Lovelace's notes about?", "Ada Lovelace", 3, "What are her notes about?"),
+        ("Who invented the Analytical Engine?", "the Analytical Engine", 0, "Who invented it?"),
+        ("Who wrote about the Engine in 1843?", "Engine", 0, "Who wrote about it in 1843?"),
+        ("Who married Babbage?", "Babbage", 2, "Who married him?"),
+    ],
+)
+def test_a_pronoun_takes_the_place_of_a_name(question: str, name: str, pronoun: int, rewritten: str) -> None:
+    assert name in turns.names(question) or "the " + name in turns.names(question)
+    assert turns.with_pronoun(question, name, pronoun) == rewritten
+
+
+def test_no_pronoun_takes_the_place_of_an_adjective() -> None:
+    assert turns.names("Who built the Turing machine?") == []
+
+
+def test_real_conversations_refer_to_what_was_named_before() -> None:
+    conversations = list(turns.real([{"paragraphs": [PARAGRAPH]}], 9, 1))
+    referring = {one.standalone for one in conversations if one.question != one.standalone}
+    assert referring == {"What did Ada Lovelace write in 1843?", "Who invented the Analytical Engine?"}
+    for one in conversations:
+        text = " ".join(f"{question} {answer}" for question, answer in one.turns)
+        replaced = set(one.standalone.rstrip("?").split()) - set(one.question.rstrip("?").split())
+        assert all(word in text for word in replaced), one
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_made_up_conversations_need_no_words_from_elsewhere(held_out: bool) -> None:
+    conversations = list(turns.made_up(200, 5, held_out=held_out))
+    assert 20 < sum(one.question == one.standalone for one in conversations) < 70
+    # "And the Tarn?" needs what the earlier question asks, a pronoun what it names.
+    for one in conversations:
+        (system, user, assistant) = one.chat()["messages"]
+        assert (system["role"], user["role"], assistant["content"]) == ("system", "user", one.standalone)
+        assert user["content"].endswith(f"\nLast question: {one.question}")
+        text = f"{one.turns[-1][0]} {one.turns[-1][1]} {one.question}".lower()
+        words = set(re.findall(r"\w+", one.standalone.lower()))
+        assert sum(word in text for word in words) >= 0.6 * len(words), one
+
+
+def test_a_third_of_the_real_conversations_stands_alone() -> None:
+    made = turns.chats([{"paragraphs": [PARAGRAPH] * 5}], 6, 7, 1)
+    users = [one["messages"][1]["content"] for one in made]
+    unchanged = sum(
+        u.endswith(f"Last question: {one['messages'][2]['content']}") for u, one in zip(users, made, strict=True)
+    )
+    assert len(made) > 50
+    assert 0.1 < unchanged / len(made) < 0.4

@@ -12,9 +12,9 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -41,6 +41,7 @@ app = typer.Typer(
 # A pipe has no width: a table must not be cut for it.
 out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+HISTORY = 20  # how many messages of a conversation are sent with a question
 DOCUMENT_BYTES = 16 * 2**20  # the most that Ingest takes
 # click's class, of which typer has a copy of its own or not.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -187,7 +188,7 @@ def _print_query(query: rag_pb2.GeneratedQuery) -> None:
 @app.command()
 def ask(
     question: Annotated[
-        str | None, typer.Argument(help="The question; read from standard input where left out.")
+        str | None, typer.Argument(help="The question; a conversation on the terminal where left out.")
     ] = None,
     collection: Annotated[str, typer.Option("--collection", "-c", help="The collection to answer from.")] = "",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Passages that the answer may rest on at most.")] = 0,
@@ -199,47 +200,61 @@ def ask(
     timeout: Timeout = 120,
     as_json: Json = False,
 ) -> None:
-    """Answer a question from ingested documents, with citations that were checked."""
-    request = {
-        "question": _stdin_or(question, "a question"),
+    """Answer a question from ingested documents, with citations that were checked.
+
+    In a conversation a question may refer to earlier ones, such as "And when does it close?".
+    """
+    wanted = {
         "collection": collection,
         "top_k": top_k,
         "filter": filter,
         **_search_options(mode, parents, expand, hyde),
     }
+    history: list[dict[str, str]] = []
     with _client() as client:
-        begun, first = time.monotonic(), 0.0
-        passages: dict[int, rag_pb2.Passage] = {}
-        citations: list[rag_pb2.Citation] = []
-        answer = ""
-        with client.rag.StreamAnswer(request, timeout=timeout) as events:
-            for event in events:
-                if as_json:
-                    _print_json(event)
-                    continue
-                kind = event.WhichOneof("event")
-                if kind == "text":
-                    first = first or time.monotonic() - begun
-                    _say(event.text.text)
-                    answer += event.text.text
-                elif kind == "query":
-                    _print_query(event.query)
-                elif kind == "passages":
-                    passages = {p.number: p for p in event.passages.passages}
-                elif kind == "citation":
-                    citations.append(event.citation)
-                elif kind == "summary":
-                    print()
-                    _sources(citations, passages, answer)
-                    note = {2: "quoted from the passage", 3: "no passage answers"}.get(
-                        event.summary.grounding, "checked"
-                    )
-                    usage = event.summary.usage
-                    total = time.monotonic() - begun  # here, as TTFT is
-                    err.print(
-                        f"[dim]{note}; TTFT {first * 1000:.0f} ms, total {total * 1000:.0f} ms, "
-                        f"{usage.input_tokens} tokens read, {usage.output_tokens} written[/dim]"
-                    )
+
+        def turn(text: str) -> None:
+            request = {**wanted, "question": text, "history": history[-HISTORY:]}
+            with client.rag.StreamAnswer(request, timeout=timeout) as events:
+                answer = _answer(events, as_json)
+            if answer.strip():
+                history.extend([{"role": "user", "content": text}, {"role": "assistant", "content": answer}])
+
+        _converse(question, "a question", turn)
+
+
+def _answer(events: Iterator[rag_pb2.StreamAnswerResponse], as_json: bool) -> str:
+    """Print an answer while it arrives; return its text."""
+    begun, first = time.monotonic(), 0.0
+    passages: dict[int, rag_pb2.Passage] = {}
+    citations: list[rag_pb2.Citation] = []
+    answer = ""
+    for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "text":
+            first = first or time.monotonic() - begun
+            answer += event.text.text
+        if as_json:
+            _print_json(event)
+        elif kind == "text":
+            _say(event.text.text)
+        elif kind == "query":
+            _print_query(event.query)
+        elif kind == "passages":
+            passages = {p.number: p for p in event.passages.passages}
+        elif kind == "citation":
+            citations.append(event.citation)
+        elif kind == "summary":
+            print()
+            _sources(citations, passages, answer)
+            note = {2: "quoted from the passage", 3: "no passage answers"}.get(event.summary.grounding, "checked")
+            usage = event.summary.usage
+            total = time.monotonic() - begun  # here, as TTFT is
+            err.print(
+                f"[dim]{note}; TTFT {first * 1000:.0f} ms, total {total * 1000:.0f} ms, "
+                f"{usage.input_tokens} tokens read, {usage.output_tokens} written[/dim]"
+            )
+    return answer
 
 
 def _sources(citations: list[rag_pb2.Citation], passages: dict[int, rag_pb2.Passage], answer: str) -> None:
@@ -295,20 +310,20 @@ def chat(
             else:
                 messages.pop()  # Chat takes no empty answer, and some models no two messages of a user in a row
 
-        if message is not None or sys.stdin is None or not sys.stdin.isatty():
-            turn(_stdin_or(message, "a message"))
-            return
-        err.print("[dim]An empty line ends the conversation.[/dim]")
-        while line := _line().strip():
+        _converse(message, "a message", turn)
+
+
+def _converse(text: str | None, name: str, turn: Callable[[str], None]) -> None:
+    """One turn with ``text`` or standard input; if that is a terminal, a turn for each line until an empty one."""
+    if text is not None or sys.stdin is None or not sys.stdin.isatty():
+        turn(_stdin_or(text, name))
+        return
+    err.print("[dim]An empty line ends the conversation.[/dim]")
+    with suppress(EOFError):
+        while line := out.input("[bold]> [/bold]").strip():
             turn(line)
-
-
-def _line() -> str:
-    try:
-        return out.input("[bold]> [/bold]")
-    except EOFError:
-        print()
-        return ""
+        return
+    print()
 
 
 def _speed(usage: common_pb2.Usage, timings: common_pb2.StageTimings) -> None:
@@ -542,7 +557,8 @@ def evaluate(
 
     A line is {"question": "...", "relevant": ["handbook.md"], "answers": ["seven years"]}. "relevant" lists the ids of the
     documents that answer the question, or their grades ({"handbook.md": 2, "faq.md": 1}). If it is empty or missing, the right
-    reply is that nothing answers. "answers" (optional) lists gold answers; "filter" (optional) is a filter.
+    reply is that nothing answers. "answers" (optional) lists gold answers; "filter" (optional) is a filter; "history" (optional)
+    lists the messages before the question, {"role": "user", "content": "..."} or with the role "assistant".
     """
     try:
         asked = evaluation.read(_contents(questions, DOCUMENT_BYTES).decode("utf-8-sig"))

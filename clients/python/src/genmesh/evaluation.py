@@ -26,18 +26,20 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u34
 
 @dataclass(frozen=True)
 class Question:
-    """``relevant``: grades by document id, above 0; ``gold``: right answers, any of which may stand in the reply."""
+    """``relevant``: grades by document id, above 0; ``gold``: right answers, any of which may stand in the reply; ``history``:
+    the messages before it, as in AnswerRequest."""
 
     question: str
     relevant: dict[str, float] = field(default_factory=dict)
     gold: list[str] = field(default_factory=list)
     filter: str = ""
+    history: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
 class Given:
-    """The result of a question. ``found``: ids of documents, best first; ``cited``: of each citation its document's id. The
-    fields of the answer are empty if none was asked for."""
+    """The result of a question. ``found``: ids of documents, best first; ``rewritten``: the question as it was searched for,
+    if it has a history; ``cited``: of each citation its document's id. The fields of the answer are empty if none was asked for."""
 
     question: Question
     found: list[str] = field(default_factory=list)
@@ -47,6 +49,7 @@ class Given:
     cited: list[str] = field(default_factory=list)
     quotes: list[str] = field(default_factory=list)
     first_seconds: float = 0.0
+    rewritten: str = ""
 
     @property
     def answered(self) -> bool:
@@ -55,11 +58,12 @@ class Given:
     def details(self) -> dict[str, Any]:
         """The result as a JSON object."""
         one = self.question
-        return {
+        details = {
             "question": one.question, "relevant": one.relevant, "found": self.found, "answer": self.text,
             "grounding": pb.Grounding.Name(self.grounding), "cited": self.cited,
             "ndcg_at_10": ndcg(self.found, one.relevant) if one.relevant else None,
         }  # fmt: skip
+        return details | ({"rewritten": self.rewritten} if one.history else {})
 
 
 def read(text: str) -> list[Question]:
@@ -80,8 +84,8 @@ def read(text: str) -> list[Question]:
 def _question(line: Any) -> Question:
     if not isinstance(line, dict):
         raise TypeError("is no JSON object")
-    if unknown := sorted(set(line) - {"question", "relevant", "answers", "filter"}):
-        raise ValueError(f"{unknown[0]!r} is none of question, relevant, answers and filter")
+    if unknown := sorted(set(line) - {"question", "relevant", "answers", "filter", "history"}):
+        raise ValueError(f"{unknown[0]!r} is none of question, relevant, answers, filter and history")
     if not isinstance(question := line.get("question"), str) or not question.strip():
         raise ValueError("'question' must be text")
     relevant, gold, filter_ = line.get("relevant", []), line.get("answers", []), line.get("filter", "")
@@ -94,7 +98,16 @@ def _question(line: Any) -> Question:
         raise ValueError("'answers' must be a list of texts")
     if not isinstance(filter_, str):
         raise ValueError("'filter' must be text")
-    return Question(question, {name: float(grade) for name, grade in relevant.items() if grade}, gold, filter_)
+    history = line.get("history", [])
+    if not isinstance(history, list) or not all(_is_message(one) for one in history):
+        raise ValueError("'history' must be a list of objects with 'role' (user or assistant) and 'content'")
+    return Question(question, {name: float(grade) for name, grade in relevant.items() if grade}, gold, filter_, history)
+
+
+def _is_message(one: Any) -> bool:
+    if not isinstance(one, dict) or set(one) != {"role", "content"} or not isinstance(one["content"], str):
+        return False
+    return one["role"] in ("user", "assistant") and bool(one["content"].strip())
 
 
 def ndcg(order: Sequence[str], grades: Mapping[str, float], most: int = 10) -> float:
@@ -131,7 +144,9 @@ def ask(
 ) -> Given:
     """Ask a question, with the request's other fields in ``wanted``. The answer comes before the retrieval, which would fill the
     caches and so shorten the answer's TTFT. ``top_k``: passages of the answer."""
-    request = {**wanted, "question": question.question, **({"filter": question.filter} if question.filter else {})}
+    request = {**wanted, "question": question.question, "history": question.history}
+    if question.filter:
+        request["filter"] = question.filter
     given = Given(question)
     if answers:
         _answer(client, given, {**request, "top_k": top_k}, timeout)
@@ -139,6 +154,7 @@ def ask(
     response = client.rag.Retrieve({**request, "top_k": PASSAGES}, timeout=timeout)
     given.retrieve_seconds = time.monotonic() - begun
     given.found = list(dict.fromkeys(passage.document_id for passage in response.passages))
+    given.rewritten = next((text for query in response.queries if query.stage == "rewrite" for text in query.texts), "")
     return given
 
 
