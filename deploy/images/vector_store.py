@@ -280,12 +280,10 @@ class Kept(Collection):  # type: ignore[misc]
                 return list(dict.fromkeys(one.value for one in found))
         return None
 
-    def _bounds(self, expr: str) -> tuple[Bounds, bool]:
-        """The ids between which an expression selects rows, and whether it says more than that."""
-        tree = parse_expr(expr) if expr else None
+    def _bounds(self, tree: Any) -> Bounds | None:
+        """The ids between which an expression selects all rows; None if it says anything else."""
         found: Bounds = {}
-        parts = tree.operands if isinstance(tree, ast.And) else [tree] if tree else []
-        for part in parts:
+        for part in tree.operands if isinstance(tree, ast.And) else [tree]:
             match part:
                 case ast.CmpOp(
                     op=">" | ">=" | "<" as comparator,
@@ -293,25 +291,58 @@ class Kept(Collection):  # type: ignore[misc]
                     right=ast.StringLit(value=str(bound)),
                 ) if comparator not in found:
                     found[comparator] = bound
-        return found, len(found) < len(parts)
+                case _:
+                    return None
+        return found
+
+    def _ranges(self, expr: str) -> tuple[list[Bounds], bool]:
+        """Between which ids an expression selects rows, in one range or more, and whether it says more than that."""
+        tree = parse_expr(expr) if expr else None
+        bounds, ranges, filtered = Bounds(), list[Bounds](), False
+        for part in tree.operands if isinstance(tree, ast.And) else [tree] if tree else []:
+            each = [self._bounds(one) for one in (part.operands if isinstance(part, ast.Or) else [part])]
+            known = [one for one in each if one is not None]
+            if len(known) == len(each) > 1 and not ranges:
+                ranges = known
+            elif len(known) == len(each) == 1 and not known[0].keys() & bounds.keys():
+                bounds |= known[0]
+            else:
+                filtered = True
+        if any(one.keys() & bounds.keys() for one in ranges):
+            return [bounds], True
+        return [one | bounds for one in ranges or [Bounds()]], filtered
+
+    def _places(self, ids: list[str], ranges: list[Bounds]) -> list[tuple[int, int]]:
+        """Where those ids begin and end, ascending and without overlaps."""
+        found = list[tuple[int, int]]()
+        for start, end in sorted(
+            (
+                max(bisect_right(ids, one.get(">", "")), bisect_left(ids, one.get(">=", ""))),
+                bisect_left(ids, one["<"]) if "<" in one else len(ids),
+            )
+            for one in ranges
+        ):
+            first = max(start, found[-1][1]) if found else start
+            if first < end:
+                found.append((first, end))
+        return found
 
     def _page(self, expr: str, limit: int, fields: Any) -> list[Any]:
         """The next rows by id. Milvus Lite reads and sorts all ids for each page, and reads all rows for a filter."""
-        bounds, filtered = self._bounds(expr)
+        ranges, filtered = self._ranges(expr)
         ids, rows, size, looked = self._all_ids(), list[Any](), limit, 0
-        at = max(bisect_right(ids, bounds.get(">", "")), bisect_left(ids, bounds.get(">=", "")))
-        end = bisect_left(ids, bounds["<"]) if "<" in bounds else len(ids)
-        while len(rows) < limit and at < end:
-            block = ids[at : min(end, at + (size if filtered else limit - len(rows)))]
-            at += len(block)
-            if filtered:
-                looked += len(block)
-                if looked > MOST_LOOKED_AT:  # all at once are faster
-                    return super().query(expr, output_fields=fields, limit=limit, order_by_pk=True)  # type: ignore[no-any-return]
-                size *= 2
-                block = self._selected(block, expr)[: limit - len(rows)]
-            if block:
-                rows += super().get(block, output_fields=fields)  # passes over those that are gone
+        for at, end in self._places(ids, ranges):
+            while len(rows) < limit and at < end:
+                block = ids[at : min(end, at + (size if filtered else limit - len(rows)))]
+                at += len(block)
+                if filtered:
+                    looked += len(block)
+                    if looked > MOST_LOOKED_AT:  # all at once are faster
+                        return super().query(expr, output_fields=fields, limit=limit, order_by_pk=True)  # type: ignore[no-any-return]
+                    size *= 2
+                    block = self._selected(block, expr)[: limit - len(rows)]
+                if block:
+                    rows += super().get(block, output_fields=fields)  # passes over those that are gone
         return rows
 
     def _selected(self, ids: list[str], expr: str) -> list[str]:

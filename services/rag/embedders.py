@@ -11,6 +11,7 @@ from genmesh.v1 import embedding_pb2, vector_search_pb2
 from genmesh.v1 import rag_pb2 as pb
 
 from services.rag.documents import context_line
+from services.rag.merging import MergingUpstream
 from services.rag.parents import CUT_AFTER, CUT_BEFORE
 from services.rag.upstream import Upstream
 from services.rag.versions import NOTHING, is_intent, place_holder, row_of
@@ -89,7 +90,9 @@ def fitting() -> Iterator[None]:
         raise invalid("collection", text, reason="VECTOR_LENGTH_MISMATCH") from None
 
 
-async def embed(upstream: Upstream, model: str, texts: Sequence[str], context: Any) -> embedding_pb2.EmbedResponse:
+async def embed(
+    upstream: Upstream | MergingUpstream, model: str, texts: Sequence[str], context: Any
+) -> embedding_pb2.EmbedResponse:
     """The vectors of passages; PASSAGE_NOT_EMBEDDED where one has none."""
     with calling("embedding", "Embed"):
         answer: embedding_pb2.EmbedResponse = await upstream.embedding.Embed(

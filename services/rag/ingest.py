@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from genmesh.v1 import embedding_pb2, tokenization_pb2, vector_search_pb2
@@ -14,8 +15,10 @@ from google.protobuf.struct_pb2 import Struct
 
 from services.rag.documents import Section, context_line, read, title_of
 from services.rag.embedders import Embedders, embed, embedded_text, fitting
+from services.rag.merging import MergingUpstream
 from services.rag.parents import BETWEEN_SECTIONS, Piece, families, pieces
 from services.rag.settings import Settings
+from services.rag.streams import in_order
 from services.rag.upstream import Upstream
 from services.rag.versions import Cleaner, Row, Rows, Writing, delete, passage_id, revision_after, take_back
 from services.runtime import identity
@@ -70,6 +73,8 @@ def document_fault(document: pb.Document) -> tuple[str, str] | None:
 
 
 class Ingester:
+    """Stores documents and deletes them."""
+
     def __init__(
         self, upstream: Upstream, metrics: Rag, settings: Settings, cleaner: Cleaner, embedders: Embedders
     ) -> None:
@@ -83,15 +88,34 @@ class Ingester:
         await self.cleaner.look(rows, identity.current().tenant)
 
     async def ingest(
-        self, document: pb.Document, collection: str, context: Any, analyzer: str = ""
+        self, documents: AsyncIterator[pb.Document], collection: str, context: Any, analyzer: str = ""
     ) -> AsyncGenerator[pb.IngestResponse, None]:
-        """Progress, then the result of one document; its failure is an event, not an error."""
+        """Progress and the result of each document, in their order. Up to AT_ONCE are stored at the same time.
+
+        The failure of a document is an event, not an error.
+        """
+        calls = MergingUpstream(self.upstream)
+
+        def store(document: pb.Document) -> AsyncGenerator[pb.IngestResponse, None]:
+            return self._ingest(document, collection, analyzer, context, calls)
+
+        try:
+            async with aclosing(in_order(documents, store)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            calls.close()
+
+    async def _ingest(
+        self, document: pb.Document, collection: str, analyzer: str, context: Any, calls: MergingUpstream
+    ) -> AsyncGenerator[pb.IngestResponse, None]:
         fault = document_fault(document)
         try:
             if fault is None:
                 with renamed({"collection.name": "collection", "collection.analyzer": "analyzer"}), fitting():
-                    async for event in self._stored(document, collection, analyzer, context):
-                        yield event
+                    async with aclosing(self._stored(document, collection, analyzer, context, calls)) as events:
+                        async for event in events:
+                            yield event
                 self.metrics.documents.labels("ingested").inc()
                 return
         except GenmeshError as failure:
@@ -125,14 +149,15 @@ class Ingester:
         return found
 
     async def _stored(
-        self, document: pb.Document, collection: str, analyzer: str, context: Any
+        self, document: pb.Document, collection: str, analyzer: str, context: Any, calls: MergingUpstream
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         """Store a document; once more where the collection's vectors are of another model than it was taken for."""
         refused: GenmeshError | None = None
         while True:
             try:
-                async for event in self._store(document, collection, analyzer, context):
-                    yield event
+                async with aclosing(self._store(document, collection, analyzer, context, calls)) as events:
+                    async for event in events:
+                        yield event
                 return
             except GenmeshError as failure:
                 if failure.reason == "MODEL_NOT_FOUND" and self.embedders.of(collection):
@@ -145,7 +170,7 @@ class Ingester:
                     refused = failure
 
     async def _store(
-        self, document: pb.Document, collection: str, analyzer: str, context: Any
+        self, document: pb.Document, collection: str, analyzer: str, context: Any, calls: MergingUpstream
     ) -> AsyncGenerator[pb.IngestResponse, None]:
         begun = time.time()
         said, parts = await aside(len(document.text), read, document, TOKEN_CHARACTERS * self.settings.passage_tokens)
@@ -156,7 +181,7 @@ class Ingester:
         metadata.MergeFrom(document.metadata)
         if fault := metadata_fault(metadata, DOCUMENT_METADATA_BYTES):
             raise InvalidArgument(f"document.text: its YAML head {fault}", reason="METADATA_INVALID")
-        rows = Rows(self.upstream.vectors, collection, lambda: onward(context))
+        rows = Rows(calls.vectors, collection, lambda: onward(context))
         there = await self._there(rows, document.id)
         if there is None:
             self.embedders.learn(collection, "")
@@ -171,7 +196,7 @@ class Ingester:
             for start in range(0, len(passages), BATCH):
                 batch = passages[start : start + BATCH]
                 texts = [embedded_text(context_line(title, one.section.headings), one.chunk.text) for one in batch]
-                answer = await embed(self.upstream, self.embedders.of(collection), texts, context)
+                answer = await embed(calls, self.embedders.of(collection), texts, context)
                 if answer.model_revision != (rows.model_revision or answer.model_revision):
                     raise Aborted("the embedding model was replaced meanwhile", reason="MODEL_REPLACED")
                 rows.model_revision = answer.model_revision

@@ -53,14 +53,20 @@ class RagServicer(pb_grpc.RagServiceServicer):
     async def Ingest(
         self, request_iterator: AsyncIterator[pb.IngestRequest], context: Any
     ) -> AsyncGenerator[pb.IngestResponse, None]:
-        collection = analyzer = ""
-        async for request in request_iterator:
-            if not collection:
-                collection, analyzer = request.collection or DEFAULT_COLLECTION, request.analyzer
-                await self.ingester.look(collection)
-            async with aclosing(self.ingester.ingest(request.document, collection, context, analyzer)) as events:
-                async for event in events:
-                    yield event
+        first = await anext(request_iterator, None)
+        if first is None:
+            return
+        collection = first.collection or DEFAULT_COLLECTION
+        await self.ingester.look(collection)
+
+        async def documents() -> AsyncGenerator[pb.Document, None]:
+            yield first.document
+            async for request in request_iterator:
+                yield request.document
+
+        async with aclosing(self.ingester.ingest(documents(), collection, context, first.analyzer)) as events:
+            async for event in events:
+                yield event
 
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Any) -> pb.DeleteDocumentResponse:
         fields = Fields()

@@ -157,6 +157,11 @@ def check_fusion(fields: Fields, request: pb.SearchRequest) -> Fuse | None:
     return weighted(weights.dense, weights.bm25)
 
 
+def check_prefix(fields: Fields, field: str, prefix: str) -> None:
+    if (size := len(prefix.encode())) > 256:
+        fields.fault(field, f"has {size} bytes; at most 256 are allowed")
+
+
 def token_of(place: str, *asked: str) -> str:
     """A page token: its place, and what the pages are of (``asked``) as a checksum."""
     return base64.urlsafe_b64encode(_check(place, asked) + place.encode()).decode()
@@ -293,20 +298,23 @@ class VectorSearchServicer(pb_grpc.VectorSearchServiceServicer):
             fields.fault("filter", "ids and a filter exclude each other")
         if request.ids and request.id_prefix:
             fields.fault("id_prefix", "ids and id_prefix exclude each other")
+        if request.id_prefixes and (request.ids or request.id_prefix):
+            fields.fault("id_prefixes", "ids, id_prefix and id_prefixes exclude each other")
+        fields.size("id_prefixes", request.id_prefixes, least=0, most=100)
         if request.ids and request.page_token:
             fields.fault("page_token", "ids and a page_token exclude each other")
-        if len(request.id_prefix.encode()) > 256:
-            fields.fault("id_prefix", f"has {len(request.id_prefix.encode())} bytes; at most 256 are allowed")
+        check_prefix(fields, "id_prefix", request.id_prefix)
+        for i, prefix in enumerate(request.id_prefixes):
+            check_prefix(fields, f"id_prefixes[{i}]", prefix)
         size = fields.defaulted("page_size", request.page_size, 100, 1000)
         fields.done()
         tenant, ids = identity.current().tenant, list(dict.fromkeys(request.ids))
-        asked = ("Get", tenant, request.collection, request.filter, request.id_prefix)
+        prefixes = list(request.id_prefixes) or [request.id_prefix]
+        asked = ("Get", tenant, request.collection, request.filter, *prefixes)
         response, room = pb.GetResponse(), ANSWER_BYTES
         if not request.ids:
             expression, after = compile_filter(request.filter), place_of(request.page_token, *asked)
-            ids = await self.store.ids_after(
-                tenant, request.collection, expression, after, size + 1, prefix=request.id_prefix
-            )
+            ids = await self.store.ids_after(tenant, request.collection, expression, after, size + 1, prefixes)
             if len(ids) > size:
                 ids.pop()
                 response.next_page_token = token_of(ids[-1], *asked)

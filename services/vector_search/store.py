@@ -450,12 +450,13 @@ class Store:
                     yield found[known]
 
     async def ids_after(
-        self, tenant: str, name: str, expression: str, after: str, most: int, *, prefix: str = ""
+        self, tenant: str, name: str, expression: str, after: str, most: int, prefixes: Sequence[str] = ("",)
     ) -> list[str]:
-        """Up to ``most`` ids that begin with a prefix and that an expression selects, ascending, after an id."""
-        place = f"id > {literal(after)}" if after >= prefix else f"id >= {literal(prefix)}"
-        if end := end_of(prefix):
-            place += f" and id < {literal(end)}"
+        """Up to ``most`` ids that begin with one of the prefixes and that an expression selects, ascending, after an id."""
+        ranges = [one for prefix in prefixes if (one := id_range(prefix, after))]
+        if not ranges:
+            return []
+        place = ranges[0] if len(ranges) == 1 else f"({' or '.join(f'({one})' for one in ranges)})"
         return await self._ids(
             tenant, name, f"{place} and {expression}" if expression else place, limit=most, **ORDERED
         )
@@ -662,6 +663,15 @@ def end_of(prefix: str) -> str:
         return ""
     last = ord(kept[-1]) + 1
     return kept[:-1] + chr(0xE000 if last == 0xD800 else last)  # half a surrogate pair is no text
+
+
+def id_range(prefix: str, after: str) -> str:
+    """The expression that selects ids that begin with a prefix, after an id; "" where there can be none."""
+    end = end_of(prefix)
+    if end and after >= end:
+        return ""
+    place = f"id > {literal(after)}" if after >= prefix else f"id >= {literal(prefix)}"
+    return f"{place} and id < {literal(end)}" if end else place
 
 
 def _unavailable(*, waited: bool = False) -> Unavailable:

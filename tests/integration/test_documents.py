@@ -185,3 +185,48 @@ def test_a_process_that_is_killed_leaves_one_version(running, client: Client, co
 def test_a_process_that_is_killed_at_any_moment(running, client: Client, collection: str) -> None:
     chance = random.Random(20)
     killed(running, client, collection, [chance.uniform(0, 1.1) for _ in range(10)])
+
+
+def test_documents_of_one_stream_are_stored_at_the_same_time(client: Client, collection: str) -> None:
+    """As one after the other would be: in their order, the last of an id holds, and a faulty one does not stop the others."""
+    documents = [{"id": f"d{n}", "text": f"Alpha {n} lies on the river."} for n in range(150)]
+    documents[40] = {"id": "d0", "text": text("Beta", 40)}
+    documents[41] = {"id": "d0", "text": "Gamma lies on the river."}
+    documents[70] = {"id": "d70", "text": " "}
+    documents[71] = {"id": "d71", "text": text("Alpha", 3 * FACTS)}
+    ended = [event for event in events(client, collection, *documents) if event.WhichOneof("event") != "progress"]
+    assert [event.ingested.document_id or event.failed.document_id for event in ended] == [
+        one["id"] for one in documents
+    ]
+    assert [n for n, event in enumerate(ended) if event.HasField("failed")] == [70]
+    found = stored(client, collection)
+    assert set(found) == {one["id"] for one in documents} - {"d70"}
+    assert all(len(versions) == 1 for versions in found.values())
+    assert list(found["d0"].values()) == [{"Gamma"}]
+    *_, last = events(client, collection, *({"id": f"d{n}", "text": "Beta."} for n in range(150)))
+    assert last.ingested.document_id == "d149"
+    found = stored(client, collection)
+    assert [list(versions.values()) for versions in found.values()] == [[{"Beta."}]] * 150
+
+
+def test_who_leaves_a_stream_leaves_whole_documents(client: Client, collection: str) -> None:
+    ingest(client, collection, "first", "Alpha.")
+    with client.rag.Ingest(
+        {"collection": collection, "document": {"id": f"d{n}", "text": text("Beta", 30)}} for n in range(150)
+    ) as stream:
+        assert next(iter(stream)).progress.document_id == "d0"
+
+    def settled() -> bool:
+        found = stored(client, collection)
+        before = set(found)
+        time.sleep(1)
+        return "" not in found and set(stored(client, collection)) == before
+
+    until(settled, 60)
+    found = stored(client, collection)
+    ids = {name for name in found if name != "first"}
+    assert len(ids) < 150
+    counts = [
+        len(client.vector_search.Get({"collection": collection, "id_prefix": f"{name}#"}).entities) for name in ids
+    ]
+    assert len(set(counts)) <= 1, counts

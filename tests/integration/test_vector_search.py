@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from genmesh import Client
@@ -137,12 +137,21 @@ def scratch(running) -> Iterator[str]:
         client.vector_search.DeleteCollection({"collection": name})
 
 
-def pages(client: Client, name: str, size: int, where: str = "", prefix: str = "") -> list[str]:
+def pages(
+    client: Client, name: str, size: int, where: str = "", prefix: str = "", prefixes: Sequence[str] = ()
+) -> list[str]:
     """The ids of all pages, as they come."""
     seen: list[str] = []
     token = ""
     while True:
-        asked = {"collection": name, "page_size": size, "page_token": token, "filter": where, "id_prefix": prefix}
+        asked = {
+            "collection": name,
+            "page_size": size,
+            "page_token": token,
+            "filter": where,
+            "id_prefix": prefix,
+            "id_prefixes": prefixes,
+        }
         page = client.vector_search.Get(asked)
         seen += [e.id for e in page.entities]
         token = page.next_page_token
@@ -171,6 +180,10 @@ def test_what_was_stored_is_returned_and_nothing_else_changes(client: Client, sc
             assert pages(client, scratch, 2, "", prefix) == sorted(i for i in ids if i.startswith(prefix))
         assert pages(client, scratch, 3, where(text), text[:1]) == [text]
         assert pages(client, scratch, 3, where(text), text + "#") == []
+    for prefixes in (ids, ids[1:], [ids[0], ids[0][:1]], [ids[0] + "#", ids[1]]):
+        there = sorted(i for i in ids if i.startswith(tuple(prefixes)))
+        assert pages(client, scratch, 2, prefixes=prefixes) == there
+        assert pages(client, scratch, 2, "n >= 1", prefixes=prefixes) == [i for i in there if i != ids[0]]
     client.vector_search.Upsert({"collection": scratch, "entities": [rows[0] | {"text": "anew"}]})
     assert (
         client.vector_search.Delete({"collection": scratch, "ids": [ids[-1], ids[-1] + "#absent"]}).deleted_count == 1
@@ -195,6 +208,10 @@ def test_an_id_selects_no_other(client: Client, filled: str) -> None:
     [
         ({"ids": ["a"], "id_prefix": "a"}, "id_prefix"),
         ({"id_prefix": "é" * 129}, "id_prefix"),
+        ({"id_prefixes": ["a", "é" * 129]}, "id_prefixes[1]"),
+        ({"id_prefixes": ["a"] * 101}, "id_prefixes"),
+        ({"id_prefixes": ["a"], "id_prefix": "a"}, "id_prefixes"),
+        ({"id_prefixes": ["a"], "ids": ["a"]}, "id_prefixes"),
         ({"page_token": "!"}, "page_token"),
     ],
 )
@@ -213,6 +230,7 @@ def test_pages_of_more_rows_than_one_answer_holds(client: Client, collection: st
     assert pages(client, collection, 1000) == ids
     assert pages(client, collection, 1000, "odd = 1") == ids[1::2]
     assert pages(client, collection, 7, "", "0120") == ids[12_000:12_100]
+    assert pages(client, collection, 7, prefixes=["0121", "0001", "9"]) == ids[100:200] + ids[12_100:12_200]
     assert client.vector_search.Delete({"collection": collection, "filter": "odd = 1"}).deleted_count == 10_000
     assert pages(client, collection, 1000) == ids[::2]
 

@@ -1,5 +1,6 @@
 """Questions and documents are embedded by the model that made a collection's vectors, as long as it is served."""
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,8 +89,14 @@ def made(services: Services) -> tuple[Retriever, Ingester]:
 
 
 async def ingest(ingester: Ingester) -> pb.IngestResponse:
-    events = [e async for e in ingester.ingest(pb.Document(id="d", text="It is so."), "default", CONTEXT)]
-    return events[-1]
+    return (await events(ingester, pb.Document(id="d", text="It is so.")))[-1]
+
+
+async def events(ingester: Ingester, document: pb.Document) -> list[pb.IngestResponse]:
+    async def stream() -> AsyncIterator[pb.Document]:
+        yield document
+
+    return [event async for event in ingester.ingest(stream(), "default", CONTEXT)]
 
 
 async def test_the_model_of_the_collection_is_found_out_once() -> None:
@@ -142,7 +149,7 @@ async def test_what_is_embedded_anew_is_what_ingest_embedded() -> None:
     services.Embed = watched  # type: ignore[method-assign]
     _, ingester = made(services)
     document = pb.Document(id="d.md", title="Guide", text="# Pumps\n\nFive bar.\n\n## Valves\n\nClosed at night.")
-    assert [e async for e in ingester.ingest(document, "default", CONTEXT)][-1].ingested.passage_count == 2
+    assert (await events(ingester, document))[-1].ingested.passage_count == 2
     assert [text_of(services.rows[one]) for one in sorted(services.rows)] == texts
     cut = vector_search_pb2.Entity()
     cut.CopyFrom(services.rows[min(services.rows)])
